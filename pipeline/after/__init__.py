@@ -1,0 +1,1 @@
+"""What reads published runs; never imports Beam."""

