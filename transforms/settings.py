@@ -84,3 +84,42 @@ class PreprocessSettings(Settings):
                 "value_range; use value_range: 0_255 for a mean on the scale of 0 to 255"
             )
         return self
+
+
+class ModelSettings(Settings):
+    """Which model, which of its signatures and outputs, and what its output means."""
+
+    path: str = Field(min_length=1)
+    """A SavedModel directory (local, gs://, s3://), a TF Hub handle (https://...), or a .keras, .h5 or .hdf5 file."""
+    name: str | None = None
+    """The model's name in the tables; left out, the last part of path."""
+    signature: str | None = None
+    """A SavedModel's signature; left out: serving_default, then default, then image_classification."""
+    output_name: str | None = None
+    """Which output of the signature to read; needed where there are several."""
+    tags: tuple[str, ...] | None = None
+    """The tags of the MetaGraph to load; needed where a SavedModel holds several."""
+    output: Literal["auto", "logits", "probabilities"] = "auto"
+    """What the model returns. auto looks at the head and at a probe, and refuses to guess."""
+    activation: Literal["auto", "softmax", "sigmoid", "none"] = "auto"
+    """What turns logits into probabilities, or has done so inside the model: softmax for one class an image,
+    sigmoid for independent labels or for one unit."""
+    trust: bool = False
+    """Load a .keras file that carries Python code (a Lambda layer). Only for files of your own making."""
+    hub_cache: str | None = None
+    """Where downloaded models are kept; left out, TFHUB_CACHE_DIR or TensorFlow Hub's own default."""
+
+
+class LabelSettings(Settings):
+    """The names of the classes."""
+
+    path: str | None = None
+    """A text file (one label a line), CSV (columns index,label or label), or JSON (list, or object of index to
+    label); left out, the model's assets are asked, and else the class index serves as its label."""
+    offset: int = 0
+    """Class i of the model is line i + offset of the file: -1 for a model with a background class first whose
+    labels have none, 1 for the reverse."""
+    background: str = "background"
+    """The name that a class before the first label gets (offset -1)."""
+    thresholds: float | str = 0.5
+    """Sigmoid only: the probability from which a label counts as positive: one number, or a file of one a label."""

@@ -1,0 +1,17 @@
+"""What the tests share: where the sample data lies."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def image_data_dir() -> Path:
+    """The folder of sample photos and hostile images; skips, saying why, where it is absent."""
+    folder = Path(os.environ.get("IMAGE_DATA_DIR", ROOT.parent / "shared" / "data")).resolve()
+    if not (folder / "photos.csv").is_file():
+        pytest.skip(f"sample data is not at {folder}: set IMAGE_DATA_DIR to the folder that holds photos.csv")
+    return folder
