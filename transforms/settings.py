@@ -123,3 +123,63 @@ class LabelSettings(Settings):
     """The name that a class before the first label gets (offset -1)."""
     thresholds: float | str = 0.5
     """Sigmoid only: the probability from which a label counts as positive: one number, or a file of one a label."""
+
+
+class WriteSettings(Settings):
+    """How the Parquet files are cut. The defaults suit 1,000 classes; rows and bytes, whichever comes first."""
+
+    rows_per_file: int = Field(default=50_000, ge=1)
+    """A part file is closed at this many rows. Rows in a closed file are not scored again after a crash."""
+    bytes_per_file: int = Field(default=256 * 1024**2, ge=1024**2)
+    """A part file is closed at this many bytes."""
+    seconds_per_file: float = Field(default=300.0, gt=0)
+    """A part file is closed at the first write after this many seconds: what a crash can cost at most."""
+    row_group_bytes: int = Field(default=16 * 1024**2, ge=64 * 1024)
+    """Uncompressed bytes of a row group; held in memory until it is written."""
+    compression_level: int = Field(default=1, ge=1, le=19)
+    """Level of zstd: 1 was as small as 3 within a percent on probabilities, and faster."""
+
+
+class InputSettings(Settings):
+    """How inputs are listed."""
+
+    extensions: tuple[str, ...] = (
+        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs", "heic",
+        "heif", "hif",
+    )  # fmt: skip
+    """Which files of a folder or prefix are listed, by the end of their names, in any case; "*" lists every file.
+    Globs and manifests are not filtered. The format itself is told by content."""
+
+
+class LoadSettings(Settings):
+    """How many images are read and decoded at a time."""
+
+    threads: int | None = Field(default=None, ge=1, le=512)
+    """Threads that read and decode; left out: one a processor for local files, four a processor for remote ones."""
+    max_bytes_in_flight: int = Field(default=1024**3, ge=1024**2)
+    """Memory for encoded and decoded images under way, reckoned from the headers; in bytes."""
+
+
+class BatchSettings(Settings):
+    """How many images the model sees at a time."""
+
+    size: int = Field(default=16, ge=1, le=65536)
+    """Images a batch."""
+
+
+class ResultSettings(Settings):
+    """What the scores table holds."""
+
+    top_k: int = Field(default=5, ge=1)
+    """How many classes the top_k column names; at most the number of classes."""
+    logits: bool = False
+    """Add a column with the model's raw output."""
+
+
+class LimitSettings(Settings):
+    """How many failed images a published run may have."""
+
+    max_failure_rate: float = Field(default=0.05, ge=0, le=1)
+    """Failed images over failed plus scored ones; over it the run is not published (exit code 3)."""
+    max_failures: int | None = Field(default=None, ge=0)
+    """The same as a count; left out, only the rate counts."""

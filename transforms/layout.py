@@ -1,0 +1,125 @@
+"""The names of everything in a run's directory, and the fingerprints that say what made it.
+
+<output>/scores/run_id=<id>/part-00000-of-00004.parquet
+<output>/failures/run_id=<id>/part-00000-of-00001.parquet
+<output>/runs/<id>/manifest.json      files, ledger, fingerprints, versions, configuration
+<output>/runs/<id>/_SUCCESS           written last
+<output>/runs/<id>/refused.json       why a finished run was not published
+<output>/runs/<id>/_staging/...       gone after publishing
+<output>/latest.json                  pointer to the newest published run
+"""
+
+import hashlib
+import json
+import re
+import secrets
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from transforms import storage
+from transforms.errors import ConfigError
+
+Table = Literal["scores", "failures"]
+TABLES: tuple[Table, ...] = ("scores", "failures")
+
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def check_run_id(run_id: str) -> str:
+    """Return a run id that can be a folder's name and a partition's value.
+
+    Raises:
+        ConfigError: It cannot.
+    """
+    if not _RUN_ID.fullmatch(run_id):
+        raise ConfigError(
+            f"run id {run_id!r} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', starting with a "
+            "letter or digit, 2026-11-22 for example"
+        )
+    return run_id
+
+
+def new_run_id(now: datetime) -> str:
+    """Make a run id that sorts by time and does not collide.
+
+    >>> new_run_id(datetime(2026, 11, 22, 2, 30, tzinfo=UTC))[:17]
+    '20261122T023000Z-'
+    """
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True)
+class RunLayout:
+    """Where one run keeps its files."""
+
+    output: str
+    """Absolute folder or URL that all runs share."""
+    run_id: str
+    """The run's own name."""
+
+    @property
+    def run_folder(self) -> str:
+        """The folder of the run's manifest."""
+        return storage.join(self.output, "runs", self.run_id)
+
+    @property
+    def manifest(self) -> str:
+        """The manifest of the published run."""
+        return storage.join(self.run_folder, "manifest.json")
+
+    @property
+    def success(self) -> str:
+        """The empty file that is written last: with it the run is published, without it it is not."""
+        return storage.join(self.run_folder, "_SUCCESS")
+
+    @property
+    def refused(self) -> str:
+        """Why a run that came to its end was not published."""
+        return storage.join(self.run_folder, "refused.json")
+
+    @property
+    def staging(self) -> str:
+        """The folder of everything that is not published yet."""
+        return storage.join(self.run_folder, "_staging")
+
+    @property
+    def plan(self) -> str:
+        """What publishing will do, written before its first step, so that it can be completed after a kill."""
+        return storage.join(self.staging, "publish.json")
+
+    @property
+    def staged_identity(self) -> str:
+        """What the staged files were made with: another configuration must not add to them."""
+        return storage.join(self.staging, "identity.json")
+
+    @property
+    def latest(self) -> str:
+        """The pointer to the newest published run."""
+        return storage.join(self.output, "latest.json")
+
+    def staged_table(self, table: Table) -> str:
+        """The folder of a table's staged files."""
+        return storage.join(self.staging, table)
+
+    def published_table(self, table: Table) -> str:
+        """The folder of a table's published files."""
+        return storage.join(self.output, table, f"run_id={self.run_id}")
+
+    def part(self, table: Table, index: int, count: int) -> str:
+        """The published name of a part file.
+
+        >>> RunLayout("/out", "n1").part("scores", 0, 4)
+        '/out/scores/run_id=n1/part-00000-of-00004.parquet'
+        """
+        return storage.join(self.published_table(table), f"part-{index:05d}-of-{count:05d}.parquet")
+
+
+def fingerprint(value: Any) -> str:
+    """Return a hex SHA-256 of a JSON-like value; equal values give equal fingerprints in every process.
+
+    >>> fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1})
+    True
+    """
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
