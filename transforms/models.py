@@ -1,0 +1,362 @@
+"""The model as the pipeline sees it: uint8 pixels in, float32 scores out.
+
+load_model turns any supported model into a Classifier; describe_model says what a model is without preparing
+it for work. Softmax, labels and the meaning of the scores live in probabilities.py.
+"""
+
+import hashlib
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms.errors import ModelError
+from transforms.freezing import CompiledModel, InputLayout, compile_model, read_layout
+from transforms.model_formats import OpenModel, TensorDescription, first_line, open_model
+from transforms.settings import ModelSettings, PreprocessSettings
+
+_log = logging.getLogger(__name__)
+
+Pixels = npt.NDArray[np.uint8]
+Scores = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What is known of a model from its files."""
+
+    format: str
+    """savedmodel, keras or hdf5."""
+    signatures: tuple[str, ...]
+    """All signatures of a SavedModel."""
+    signature: str | None
+    """The one in use; None for a format without signatures."""
+    input_name: str
+    """Name of the one input."""
+    input_dtype: str
+    """float32, uint8, string, ..."""
+    input_shape: tuple[int | None, ...]
+    """None for an axis of any length; empty where the model does not say."""
+    layout: str
+    """NHWC, NCHW, or bytes for a model that decodes images itself."""
+    outputs: tuple[TensorDescription, ...]
+    """All outputs of the signature."""
+    output_name: str
+    """The one that is read."""
+    num_classes: int | None
+    """Width of that output; None where only a call can tell."""
+    fixed_batch: int | None
+    """Images a call, where the model insists; None for any number."""
+    parameter_count: int
+    """Numbers in its variables."""
+    fingerprint: str
+    """sha256 over its files, hex."""
+    head: str | None
+    """What computes the output: softmax, sigmoid or linear; None where the graph does not show it."""
+    head_reason: str
+    """Where that was seen."""
+    labels: list[str] | None
+    """Class names found in the SavedModel's assets."""
+    frozen: bool | None = None
+    """Whether the loaded graph runs on constants; None before loading."""
+    frozen_reason: str = "not loaded"
+    """Why it is frozen or not."""
+
+
+class Classifier:
+    """A model ready for work; hold one a process.
+
+    Args:
+        description: What it is.
+        compiled: The callable with preprocessing inside.
+        size: Height and width of its input in pixels; 0, 0 for a model that takes bytes.
+        num_classes: Width of its output.
+        name: For model_id.
+    """
+
+    def __init__(
+        self, description: ModelDescription, compiled: CompiledModel, size: tuple[int, int], num_classes: int, name: str
+    ) -> None:
+        self.description = description
+        self.height, self.width = size
+        self.num_classes = num_classes
+        self.fixed_batch = description.fixed_batch
+        self.fingerprint = description.fingerprint
+        self.model_id = f"{name}@{description.fingerprint[:12]}"
+        self.takes_bytes = description.layout == "bytes"
+        self._compiled = compiled
+
+    def predict(self, pixels: Pixels) -> Scores:
+        """Run the model on a batch of images.
+
+        Args:
+            pixels: uint8[N, height, width, 3], RGB, N >= 0.
+
+        Returns:
+            float32[N, C], what the model returns, neither softmaxed nor checked for NaN.
+
+        Raises:
+            ValueError: The pixels are not what this model expects.
+            ModelError: The model returned something else than one row an image.
+        """
+        if self.takes_bytes:
+            raise ValueError(f"model {self.model_id} takes encoded images: call predict_bytes")
+        expected = (self.height, self.width, 3)
+        if pixels.dtype != np.uint8 or pixels.shape[1:] != expected or pixels.ndim != 4:
+            raise ValueError(
+                f"expected pixels uint8[N, {self.height}, {self.width}, 3], got {pixels.dtype}{pixels.shape}"
+            )
+        return self._predict(pixels)
+
+    def predict_bytes(self, encoded: Sequence[bytes]) -> Scores:
+        """Run a model that decodes in its graph on a batch of encoded images.
+
+        Args:
+            encoded: N files, JPEG or PNG, admitted by the header probe: TensorFlow's decoders are not safe otherwise.
+
+        Returns:
+            float32[N, C], as predict.
+
+        Raises:
+            ValueError: The model takes pixels.
+            ModelError: The model returned something else than one row an image.
+        """
+        if not self.takes_bytes:
+            raise ValueError(f"model {self.model_id} takes pixels: call predict")
+        array = np.empty(len(encoded), dtype=object)
+        array[:] = list(encoded)
+        return self._predict(array)
+
+    def _predict(self, images: npt.NDArray[Any]) -> Scores:
+        if len(images) == 0:
+            return np.empty((0, self.num_classes), np.float32)
+        if self.fixed_batch is None:
+            return call_rows(self._compiled, images)
+        size = self.fixed_batch
+        return np.concatenate([self._predict_padded(images[i : i + size]) for i in range(0, len(images), size)])
+
+    def _predict_padded(self, images: npt.NDArray[Any]) -> Scores:
+        assert self.fixed_batch is not None  # noqa: S101 - for the type checker
+        missing = self.fixed_batch - len(images)
+        # A real image fills the gap: zeros could be what the model fails on.
+        padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
+        return call_rows(self._compiled, padded)[: len(images)]
+
+
+def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Classifier:
+    """Load a model, put its preprocessing in front, freeze it and try it on one image.
+
+    Args:
+        settings: Which model, signature and output.
+        preprocess: How pixels become its input.
+
+    Returns:
+        The model, ready for predict.
+
+    Raises:
+        ModelError: It cannot be loaded, or does not fit its configuration.
+    """
+    prepare_devices()
+    path = Path(settings.path)
+    model = open_model(path, settings)
+    layout = read_layout(model)
+    size = _input_size(layout, preprocess)
+    description = _describe(path, model, layout)
+    compiled = compile_model(model, layout, preprocess, size)
+    return _tried(description, compiled, size, settings)
+
+
+def describe_model(settings: ModelSettings) -> ModelDescription:
+    """Say what a model is, without preparing it for work.
+
+    Raises:
+        ModelError: It cannot be loaded.
+    """
+    path = Path(settings.path)
+    model = open_model(path, settings)
+    return _describe(path, model, read_layout(model))
+
+
+def fingerprint_model(path: str | Path) -> str:
+    """Return the sha256 of a model's files, in hex.
+
+    The names inside the model count, its own path does not: a copy of the directory has the same fingerprint.
+    What lies beside saved_model.pb, variables and assets (a readme, a label file) does not belong to the model.
+
+    Args:
+        path: A SavedModel directory or a single file.
+    """
+    path = Path(path)
+    digest = hashlib.sha256()
+    if path.is_file():
+        files = {"": path}
+    else:
+        tops = ("saved_model.pb", "saved_model.pbtxt", "variables", "assets")
+        files = {
+            file.relative_to(path).as_posix(): file
+            for top in tops
+            for file in ([path / top] if (path / top).is_file() else (path / top).rglob("*"))
+            if file.is_file()
+        }
+    for name, file in sorted(files.items()):
+        with file.open("rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest.update(f"{name}\0{content}\n".encode())
+    return digest.hexdigest()
+
+
+def prepare_devices() -> str:
+    """Let TensorFlow take GPU memory as it needs it, instead of all at once; call it before a device starts.
+
+    Returns:
+        What was done, in one sentence.
+    """
+    import tensorflow as tf
+
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "no GPU"
+    try:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    except RuntimeError as error:
+        # TensorFlow fixes this when its first op runs; a host program may have run one before us.
+        note = f"GPU memory growth stays as it is, the devices have started already: {first_line(error)}"
+        _log.info("%s", note)
+        return note
+    return f"memory growth on for {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
+
+
+def call_rows(compiled: CompiledModel, images: npt.NDArray[Any]) -> Scores:
+    """Call a model once, copy its answer to the host once, and hold it to one row an image.
+
+    Args:
+        compiled: The model.
+        images: N images, or N byte strings.
+
+    Returns:
+        float32[N, C].
+
+    Raises:
+        ModelError: Another number of rows, or a shape that is no vector an image.
+    """
+    import tensorflow as tf
+
+    return as_rows(compiled.call(tf.convert_to_tensor(images)).numpy(), len(images))
+
+
+def as_rows(raw: npt.NDArray[np.float32], images: int) -> Scores:
+    """Bring a model's output to one row of scores an image.
+
+    Args:
+        raw: [N, C], [N, 1, 1, C], [N, C, 1, 1], or [N] for a one-unit head.
+        images: N, the number of images that were given.
+
+    Returns:
+        float32[N, C].
+
+    Raises:
+        ModelError: Another number of rows, or more than one axis of scores.
+
+    >>> as_rows(np.zeros((2, 1, 1, 5), np.float32), 2).shape
+    (2, 5)
+    """
+    if raw.ndim == 0 or len(raw) != images:
+        rows = "a single number" if raw.ndim == 0 else f"{len(raw)} rows"
+        raise ModelError(
+            f"the model returned {rows} for {images} images (shape {raw.shape}); it has to return one row an image"
+        )
+    check_score_axes(raw.shape)
+    return raw.reshape(images, math.prod(raw.shape[1:]))
+
+
+def check_score_axes(shape: Sequence[int | None]) -> None:
+    """Refuse an output that is not one vector an image.
+
+    Args:
+        shape: With the batch first; None for an unknown length.
+
+    Raises:
+        ModelError: More than one axis is longer than 1.
+    """
+    if len(shape) > 2 and sum(length != 1 for length in shape[1:]) > 1:
+        dims = ", ".join("?" if length is None else str(length) for length in shape[1:])
+        raise ModelError(
+            f"the model returns [N, {dims}] an image batch: a map or a sequence, not one score a class; choose another "
+            "output with model.output_name, or export the model with global pooling before its head"
+        )
+
+
+def _input_size(layout: InputLayout, preprocess: PreprocessSettings) -> tuple[int, int]:
+    if layout.layout == "bytes":
+        return 0, 0
+    height = _agree("height", preprocess.height, layout.height)
+    width = _agree("width", preprocess.width, layout.width)
+    return height, width
+
+
+def _agree(side: str, declared: int | None, signature: int | None) -> int:
+    if declared is None and signature is None:
+        raise ModelError(
+            f"the model takes images of any {side} and preprocess.{side} is not set; give preprocess.height and "
+            "preprocess.width, the size that the model was trained with"
+        )
+    if declared is not None and signature is not None and declared != signature:
+        raise ModelError(
+            f"preprocess.{side} is {declared}, but the model's signature takes {signature}; "
+            "leave preprocess.height and preprocess.width out to take them from the model"
+        )
+    size = declared if declared is not None else signature
+    assert size is not None  # noqa: S101 - for the type checker
+    return size
+
+
+def _describe(path: Path, model: OpenModel, layout: InputLayout) -> ModelDescription:
+    num_classes = None
+    if model.output.shape is not None:
+        check_score_axes(model.output.shape)
+        axes = model.output.shape[1:]
+        num_classes = None if None in axes else math.prod(length for length in axes if length is not None)
+    return ModelDescription(
+        format=model.format,
+        signatures=model.signatures,
+        signature=model.signature,
+        input_name=model.input.name,
+        input_dtype=model.input.dtype,
+        input_shape=model.input.shape or (),
+        layout=layout.layout,
+        outputs=model.outputs,
+        output_name=model.output.name,
+        num_classes=num_classes,
+        fixed_batch=layout.batch,
+        parameter_count=sum(math.prod(variable.shape) for variable in model.variables),
+        fingerprint=fingerprint_model(path),
+        head=None,
+        head_reason="not looked at",
+        labels=None,
+    )
+
+
+def _tried(
+    description: ModelDescription, compiled: CompiledModel, size: tuple[int, int], settings: ModelSettings
+) -> Classifier:
+    from dataclasses import replace
+
+    description = replace(description, frozen=compiled.frozen, frozen_reason=compiled.reason)
+    name = settings.name or settings.path.rstrip("/").rsplit("/", 1)[-1]
+    if description.layout == "bytes":
+        raise ModelError("bytes are not supported yet")
+    count = description.fixed_batch or 1
+    try:
+        rows = call_rows(compiled, np.zeros((count, *size, 3), np.uint8))
+    except ModelError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model {settings.path} fails on a black image of {size}: {first_line(error)}") from error
+    description = replace(description, num_classes=rows.shape[1])
+    return Classifier(description, compiled, size, rows.shape[1], name)
