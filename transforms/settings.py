@@ -6,7 +6,7 @@ JSON Schema, `score-images config --schema` and docs/configuration.md are made f
 
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 Colour = Annotated[int, Field(ge=0, le=255)]
 
@@ -123,6 +123,28 @@ class LabelSettings(Settings):
     """The name that a class before the first label gets (offset -1)."""
     thresholds: float | str = 0.5
     """Sigmoid only: the probability from which a label counts as positive: one number, or a file of one a label."""
+
+
+class CalibrationSettings(Settings):
+    """How probabilities are mended so that 80% means 80%; `score-images calibrate` fits and prints these lines."""
+
+    temperature: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Softmax only: logits are divided by it. Over 1 makes an overconfident model humbler; the order of classes
+    stays as it is."""
+    platt_a: FiniteFloat | tuple[FiniteFloat, ...] | None = None
+    """Sigmoid only: the logit x becomes a * x + b. One number, or one a label in the order of the labels."""
+    platt_b: FiniteFloat | tuple[FiniteFloat, ...] | None = None
+    """Goes with platt_a: one number, or one a label."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.platt_a is None) != (self.platt_b is None):
+            raise ValueError("platt_a and platt_b go together: give both, or neither")
+        if self.temperature is not None and self.platt_a is not None:
+            raise ValueError(
+                "temperature is for softmax and platt_a, platt_b are for sigmoid; give the one that fits the model"
+            )
+        return self
 
 
 class WriteSettings(Settings):
