@@ -77,8 +77,7 @@ def _write_once(path: Path, content: bytes) -> Path:
             raise ConfigError(f"{path} exists and is not the demo's photo of that name; choose an empty folder")
         return path
     # A file appears whole or not at all: an interrupted demo can be started again.
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(content)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        (Path(scratch) / path.name).write_bytes(content)
+        os.replace(Path(scratch) / path.name, path)
     return path
