@@ -8,21 +8,20 @@ and the scaling of pixels into constants; the signature [None, H, W, 3] keeps ra
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import ModelError
-from transforms.model_formats import OpenModel, first_line
+from transforms.model_heads import Head, count_constants, read_head
+from transforms.model_interface import FLOATS, OpenModel, first_line
 from transforms.settings import PreprocessSettings
 
 _log = logging.getLogger(__name__)
 
 LUMA = (0.299, 0.587, 0.114)
 """Luminance of R, G and B by ITU-R BT.601, as Pillow's mode L and OpenCV's RGB2GRAY reckon it."""
-
-_SCALED = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -41,6 +40,15 @@ class InputLayout:
     """3, or 1 for a grey model; 0 for bytes."""
 
 
+class GraphFacts(NamedTuple):
+    """What a model's graph shows."""
+
+    head: Head
+    """What computes the output."""
+    constants: int
+    """Numbers in its floating-point constants: the parameters of a model that was saved frozen."""
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledModel:
     """One callable with the preprocessing inside."""
@@ -51,6 +59,8 @@ class CompiledModel:
     """Whether variables became constants."""
     reason: str
     """Why it is frozen or not, in one sentence."""
+    probe: npt.NDArray[np.float32]
+    """What the model returned for probe_images."""
     keep_alive: object
     """What has to live as long as call is used; None once frozen."""
 
@@ -69,7 +79,7 @@ def read_layout(model: OpenModel) -> InputLayout:
                 "export a signature with a string input of shape [?]"
             )
         return InputLayout("bytes", None if shape is None else shape[0], None, None, 0)
-    if dtype not in _SCALED and not dtype.startswith(("uint", "int")):
+    if dtype not in FLOATS and not dtype.startswith(("uint", "int")):
         raise ModelError(
             f"input {model.input} is no image: its dtype is {dtype}, expected a float, an integer or string"
         )
@@ -126,7 +136,7 @@ def build_normalise(model: OpenModel, layout: InputLayout, preprocess: Preproces
 
     scale, offset = scale_and_offset(preprocess)
     scaled = preprocess.value_range != "0_255" or preprocess.mean is not None or preprocess.std is not None
-    if model.input.dtype not in _SCALED and scaled:
+    if model.input.dtype not in FLOATS and scaled:
         declared = f"value_range {preprocess.value_range}, mean {preprocess.mean}, std {preprocess.std}"
         raise ModelError(
             f"input {model.input} takes pixels as they are and scales them itself, but preprocess declares {declared}; "
@@ -170,7 +180,7 @@ def _check_grey(
 def compile_model(
     model: OpenModel, layout: InputLayout, preprocess: PreprocessSettings, size: tuple[int, int]
 ) -> CompiledModel:
-    """Put the preprocessing before the model and freeze both.
+    """Put the preprocessing before the model, try it on an image, and freeze both.
 
     Args:
         model: The loaded model.
@@ -180,51 +190,119 @@ def compile_model(
 
     Returns:
         The frozen graph, or the unfrozen one with the reason.
+
+    Raises:
+        ModelError: The model does not accept the images, or fails on one.
     """
     import tensorflow as tf
 
     normalise = build_normalise(model, layout, preprocess)
-    if layout.layout == "bytes":
-        spec = tf.TensorSpec([layout.batch], tf.string, name="encoded")
-    else:
-        spec = tf.TensorSpec([layout.batch, *size, 3], tf.uint8, name="pixels")
+    shape = [layout.batch] if layout.layout == "bytes" else [layout.batch, *size, 3]
+    spec = tf.TensorSpec(shape, tf.string if layout.layout == "bytes" else tf.uint8, name="images")
+    what = "encoded images" if layout.layout == "bytes" else f"images of {size[0]} x {size[1]} pixels"
 
     def score(images: Any) -> Any:
         return tf.cast(model.call(normalise(images)), tf.float32)
 
     # Without autograph: the model is a graph already, and there is no control flow of ours.
     function = tf.function(score, input_signature=[spec], autograph=False)
+    images = tf.constant(probe_images(layout, size))
     try:
         concrete = function.get_concrete_function()
+        answer = concrete(images).numpy()
     except Exception as error:
-        raise ModelError(
-            f"the model does not accept {tuple(spec.shape)} images as {model.input}: {first_line(error)}"
-        ) from error
-    return freeze(concrete, keep_alive=(function, model))
+        raise ModelError(f"the model fails on {what} given as {model.input}: {first_line(error)}") from error
+    frozen, reason = freeze(concrete)
+    if frozen is not None:
+        frozen, reason = _confirm(frozen, concrete, images, answer)
+    if frozen is None:
+        _log.info("The model runs unfrozen: %s", reason)
+    return CompiledModel(
+        call=frozen or concrete,
+        frozen=frozen is not None,
+        reason=reason,
+        probe=answer,
+        keep_alive=None if frozen else (function, model),
+    )
 
 
-def freeze(concrete: Any, keep_alive: object) -> CompiledModel:
-    """Turn a function's variables into constants, or say why that cannot be.
+def read_graph(model: OpenModel) -> GraphFacts:
+    """Read a model's graph without preparing it for work.
+
+    Raises:
+        ModelError: The model does not accept what its signature says.
+    """
+    import tensorflow as tf
+
+    spec = tf.TensorSpec(model.input.shape, model.input.dtype, name="images")
+    try:
+        concrete = tf.function(model.call, input_signature=[spec], autograph=False).get_concrete_function()
+    except Exception as error:
+        raise ModelError(f"the model fails on its own input {model.input}: {first_line(error)}") from error
+    graph_def = concrete.graph.as_graph_def()
+    return GraphFacts(read_head(graph_def, concrete.outputs[0].name), count_constants(graph_def))
+
+
+def freeze(concrete: Any) -> tuple[Callable[[Any], Any] | None, str]:
+    """Turn a function's variables into constants.
 
     Args:
         concrete: A ConcreteFunction of one tensor.
-        keep_alive: What owns its variables.
+
+    Returns:
+        The frozen callable, or None; and the reason in one sentence.
     """
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
-
-    def unfrozen(reason: str) -> CompiledModel:
-        _log.info("The model runs unfrozen: %s", reason)
-        return CompiledModel(concrete, frozen=False, reason=reason, keep_alive=keep_alive)
 
     try:
         frozen = convert_variables_to_constants_v2(concrete)
     except Exception as error:  # noqa: BLE001 - whatever hinders freezing, the model still runs; the reason is recorded
-        return unfrozen(f"TensorFlow cannot turn it into constants: {first_line(error)}")
+        return None, f"TensorFlow cannot turn it into constants: {first_line(error)}"
     resources = len(frozen.inputs) - 1
     if resources:
-        return unfrozen(
-            f"it holds {resources} resource{'s' if resources > 1 else ''} other than variables (hash tables)"
-        )
-    return CompiledModel(
-        lambda images: frozen(images)[0], frozen=True, reason="all variables are constants", keep_alive=None
-    )
+        return None, f"it holds {resources} lookup table{'s' if resources > 1 else ''} or other resources"
+    return lambda images: frozen(images)[0], "all variables are constants"
+
+
+def _confirm(
+    frozen: Callable[[Any], Any], concrete: Any, images: Any, answer: npt.NDArray[np.float32]
+) -> tuple[Callable[[Any], Any] | None, str]:
+    """Take the frozen graph only if it answers as the model does."""
+    import tensorflow as tf
+
+    try:
+        got = frozen(images).numpy()
+    except tf.errors.OpError as error:
+        return None, f"the frozen graph fails: {first_line(error)}"
+    if _alike(got, answer):
+        return frozen, "all variables are constants"
+    if not _alike(concrete(images).numpy(), answer):
+        _log.warning("The model answers differently each time it sees the same image: is dropout left on?")
+        return frozen, "all variables are constants, but the model answers differently each time"
+    return None, "the frozen graph answers differently than the model"
+
+
+def _alike(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
+    # Folding rounds differently: 1e-5 of the largest value in float32, 1e-2 in half precision or TF32.
+    scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
+    return got.shape == wanted.shape and np.allclose(got, wanted, rtol=0.0, atol=0.02 * scale, equal_nan=True)
+
+
+def probe_images(layout: InputLayout, size: tuple[int, int]) -> npt.NDArray[Any]:
+    """Make a batch that a model can be tried on: one image of noise, or as many as its batch is fixed to.
+
+    Args:
+        layout: Of its input.
+        size: Height and width in pixels; ignored for a model that takes bytes.
+
+    Returns:
+        uint8[N, H, W, 3], or an object array of N JPEG files.
+    """
+    import tensorflow as tf
+
+    count = layout.batch or 1
+    rng = np.random.default_rng(0)
+    if layout.layout == "bytes":
+        encoded = tf.io.encode_jpeg(rng.integers(0, 256, (64, 64, 3), np.uint8)).numpy()
+        return np.array([encoded] * count, dtype=object)
+    return rng.integers(0, 256, (count, *size, 3), np.uint8)

@@ -8,7 +8,7 @@ import hashlib
 import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import ModelError
-from transforms.freezing import CompiledModel, InputLayout, compile_model, read_layout
-from transforms.model_formats import OpenModel, TensorDescription, first_line, open_model
+from transforms.freezing import CompiledModel, GraphFacts, InputLayout, compile_model, read_graph, read_layout
+from transforms.model_formats import open_model
+from transforms.model_interface import OpenModel, TensorDescription, first_line
+from transforms.model_sources import local_path
+from transforms.saved_models import read_asset_labels
 from transforms.settings import ModelSettings, PreprocessSettings
 
 _log = logging.getLogger(__name__)
@@ -162,13 +165,20 @@ def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Class
         ModelError: It cannot be loaded, or does not fit its configuration.
     """
     prepare_devices()
-    path = Path(settings.path)
+    path = local_path(settings)
     model = open_model(path, settings)
     layout = read_layout(model)
     size = _input_size(layout, preprocess)
-    description = _describe(path, model, layout)
     compiled = compile_model(model, layout, preprocess, size)
-    return _tried(description, compiled, size, settings)
+    rows = as_rows(compiled.probe, layout.batch or 1)
+    description = replace(
+        _describe(path, model, layout, read_graph(model)),
+        num_classes=rows.shape[1],
+        frozen=compiled.frozen,
+        frozen_reason=compiled.reason,
+    )
+    name = settings.name or settings.path.rstrip("/").rsplit("/", 1)[-1]
+    return Classifier(description, compiled, size, rows.shape[1], name)
 
 
 def describe_model(settings: ModelSettings) -> ModelDescription:
@@ -177,9 +187,10 @@ def describe_model(settings: ModelSettings) -> ModelDescription:
     Raises:
         ModelError: It cannot be loaded.
     """
-    path = Path(settings.path)
+    prepare_devices()
+    path = local_path(settings)
     model = open_model(path, settings)
-    return _describe(path, model, read_layout(model))
+    return _describe(path, model, read_layout(model), read_graph(model))
 
 
 def fingerprint_model(path: str | Path) -> str:
@@ -189,12 +200,17 @@ def fingerprint_model(path: str | Path) -> str:
     What lies beside saved_model.pb, variables and assets (a readme, a label file) does not belong to the model.
 
     Args:
-        path: A SavedModel directory or a single file.
+        path: Whatever ModelSettings.path may be.
+
+    Raises:
+        ModelError: There is nothing at path.
     """
-    path = Path(path)
+    path = local_path(ModelSettings(path=str(path)))
     digest = hashlib.sha256()
     if path.is_file():
         files = {"": path}
+    elif not path.exists():
+        raise ModelError(f"model.path {path} does not exist")
     else:
         tops = ("saved_model.pb", "saved_model.pbtxt", "variables", "assets")
         files = {
@@ -287,7 +303,7 @@ def check_score_axes(shape: Sequence[int | None]) -> None:
     if len(shape) > 2 and sum(length != 1 for length in shape[1:]) > 1:
         dims = ", ".join("?" if length is None else str(length) for length in shape[1:])
         raise ModelError(
-            f"the model returns [N, {dims}] an image batch: a map or a sequence, not one score a class; choose another "
+            f"the model returns [N, {dims}]: a map or a sequence, not one score a class; choose another "
             "output with model.output_name, or export the model with global pooling before its head"
         )
 
@@ -316,7 +332,7 @@ def _agree(side: str, declared: int | None, signature: int | None) -> int:
     return size
 
 
-def _describe(path: Path, model: OpenModel, layout: InputLayout) -> ModelDescription:
+def _describe(path: Path, model: OpenModel, layout: InputLayout, graph: GraphFacts) -> ModelDescription:
     num_classes = None
     if model.output.shape is not None:
         check_score_axes(model.output.shape)
@@ -334,29 +350,9 @@ def _describe(path: Path, model: OpenModel, layout: InputLayout) -> ModelDescrip
         output_name=model.output.name,
         num_classes=num_classes,
         fixed_batch=layout.batch,
-        parameter_count=sum(math.prod(variable.shape) for variable in model.variables),
+        parameter_count=graph.constants if model.parameter_count is None else model.parameter_count,
         fingerprint=fingerprint_model(path),
-        head=None,
-        head_reason="not looked at",
-        labels=None,
+        head=graph.head.activation,
+        head_reason=graph.head.reason,
+        labels=read_asset_labels(path, num_classes),
     )
-
-
-def _tried(
-    description: ModelDescription, compiled: CompiledModel, size: tuple[int, int], settings: ModelSettings
-) -> Classifier:
-    from dataclasses import replace
-
-    description = replace(description, frozen=compiled.frozen, frozen_reason=compiled.reason)
-    name = settings.name or settings.path.rstrip("/").rsplit("/", 1)[-1]
-    if description.layout == "bytes":
-        raise ModelError("bytes are not supported yet")
-    count = description.fixed_batch or 1
-    try:
-        rows = call_rows(compiled, np.zeros((count, *size, 3), np.uint8))
-    except ModelError:
-        raise
-    except Exception as error:
-        raise ModelError(f"the model {settings.path} fails on a black image of {size}: {first_line(error)}") from error
-    description = replace(description, num_classes=rows.shape[1])
-    return Classifier(description, compiled, size, rows.shape[1], name)
