@@ -48,5 +48,5 @@ setup(
         "wcmatch>=10",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["score-images = pipeline.cli:main"]},
+    entry_points={"console_scripts": ["score-images = pipeline.cli:entry_point"]},
 )

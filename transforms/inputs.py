@@ -5,15 +5,17 @@ that exists is taken by its name, whatever characters it has; only one that does
 A manifest's line is always a literal.
 """
 
+import contextlib
+import csv
+import io
 import itertools
+import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.csv
-import pyarrow.json
 import pyarrow.parquet as pq
 from wcmatch import glob as wcglob
 
@@ -160,69 +162,79 @@ def _matching(pattern: str) -> Iterator[storage.FileStat]:
 
 
 def _manifest_entries(source: InputSource) -> Iterator[str | None]:
-    if source.kind == "txt":
-        yield from _text_lines(source.path)
-        return
+    readers = {"txt": _text_lines, "csv": _csv_values, "jsonl": _jsonl_values, "parquet": _parquet_values}
     try:
-        yield from _column_values(source)
-    except (pa.ArrowException, KeyError) as error:
-        reason = str(error).strip("'\"").split("\n")[0]
+        yield from readers[source.kind](source)
+    except (pa.ArrowException, csv.Error, json.JSONDecodeError) as error:
+        reason = str(error).split("\n")[0]
         raise InputError(f"manifest {source.text} cannot be read as {source.kind}: {reason}") from error
 
 
-def _text_lines(path: str) -> Iterator[str]:
+@contextlib.contextmanager
+def _open_text(path: str, newline: str) -> Iterator[io.TextIOWrapper]:
     filesystem, inner = storage.filesystem(path)
-    rest = b""
-    first = True
-    with filesystem.open_input_stream(inner) as stream:
-        while chunk := stream.read(1 << 20):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                yield from _text_line(line, first)
-                first = False
-    yield from _text_line(rest, first)
+    # Names need not be UTF-8 on a local disk: what is not, survives as surrogates and fails by name later.
+    with (
+        filesystem.open_input_stream(inner, buffer_size=1 << 20) as stream,
+        io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline) as text,
+    ):
+        yield text
 
 
-def _text_line(line: bytes, first: bool) -> Iterator[str]:
-    if first:
-        line = line.removeprefix(b"\xef\xbb\xbf")
-    # A blank line is no entry; every other byte but the line's end belongs to the name.
-    if line := line.removesuffix(b"\r"):
-        yield os.fsdecode(line)
+def _text_lines(source: InputSource) -> Iterator[str]:
+    with _open_text(source.path, newline="\n") as lines:
+        for line in lines:
+            # A blank line is no entry; every other character but the line's end belongs to the name.
+            if name := line.removesuffix("\n").removesuffix("\r"):
+                yield name
 
 
-def _column_values(source: InputSource) -> Iterator[str | None]:
-    column = source.path_column
+def _csv_values(source: InputSource) -> Iterator[str | None]:
+    with _open_text(source.path, newline="") as lines:
+        rows = csv.reader(lines, strict=True)
+        header = next(rows, None)
+        if header is None:
+            return
+        position = _column_position(source, header)
+        for row in rows:
+            if row:
+                yield row[position] if position < len(row) else None
+
+
+def _jsonl_values(source: InputSource) -> Iterator[str | None]:
+    with _open_text(source.path, newline="\n") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            entry = json.loads(line)
+            if not isinstance(entry, dict):
+                raise InputError(
+                    f"manifest {source.text} line {number}: {line.strip()[:60]} is no JSON object; "
+                    f'write one object a line, {{"{source.path_column}": "..."}}'
+                )
+            if number == 1:
+                _column_position(source, list(entry))
+            value = entry.get(source.path_column)
+            if value is not None and not isinstance(value, str):
+                raise InputError(
+                    f"manifest {source.text} line {number}: {source.path_column} is {value!r}, a string is needed"
+                )
+            yield value
+
+
+def _parquet_values(source: InputSource) -> Iterator[str | None]:
     filesystem, inner = storage.filesystem(source.path)
-    if source.kind == "parquet":
-        with filesystem.open_input_file(inner) as file:
-            parquet = pq.ParquetFile(file)
-            _check_column(source, parquet.schema_arrow.names)
-            for batch in parquet.iter_batches(columns=[column]):
-                yield from batch.column(0).cast(pa.string()).to_pylist()
-        return
-    with filesystem.open_input_stream(inner) as stream:
-        if source.kind == "csv":
-            # Paths stay text, whatever they look like: 007 is a name, and so are NA and an empty field's "".
-            convert = pa.csv.ConvertOptions(column_types={column: pa.string()}, strings_can_be_null=False)
-            try:
-                reader = pa.csv.open_csv(stream, convert_options=convert)
-            except pa.ArrowInvalid as error:
-                if "Empty CSV" in str(error):
-                    return
-                raise
-        else:
-            schema = pa.schema([pa.field(column, pa.string())])
-            options = pa.json.ParseOptions(explicit_schema=schema, unexpected_field_behavior="infer")
-            reader = pa.json.open_json(stream, parse_options=options)
-        for batch in reader:
-            _check_column(source, batch.schema.names)
-            yield from batch.column(batch.schema.names.index(column)).to_pylist()
+    with filesystem.open_input_file(inner) as file:
+        parquet = pq.ParquetFile(file)
+        _column_position(source, parquet.schema_arrow.names)
+        for batch in parquet.iter_batches(columns=[source.path_column]):
+            yield from batch.column(0).cast(pa.string()).to_pylist()
 
 
-def _check_column(source: InputSource, names: Sequence[str]) -> None:
+def _column_position(source: InputSource, names: Sequence[str]) -> int:
     if source.path_column not in names:
         raise InputError(
             f"manifest {source.text} has no column {source.path_column}; it has {', '.join(names)}; "
             "name the right one with --path-column"
         )
+    return list(names).index(source.path_column)

@@ -42,7 +42,7 @@ class PartWriter:
     ) -> None:
         self._folder = folder
         self._table = table
-        self._schema = schema.with_metadata({**(schema.metadata or {}), **metadata})
+        self._schema = _with_metadata(schema, metadata)
         self._settings = settings
         self._clock = clock
         self._pending: list[pa.RecordBatch] = []
@@ -77,8 +77,20 @@ class PartWriter:
 
     def _write_row_group(self, file: "_OpenFile") -> None:
         if self._pending:
-            file.write(pa.Table.from_batches(self._pending))
+            file.write(pa.Table.from_batches(self._pending).replace_schema_metadata(self._schema.metadata))
             self._pending, self._pending_bytes = [], 0
+
+
+def write_empty_file(
+    folder: str, table: str, schema: pa.Schema, metadata: Mapping[str, str], settings: WriteSettings
+) -> WrittenFile:
+    """Write a part file without rows, so that a table without rows can be queried."""
+    file = _OpenFile(folder, table, _with_metadata(schema, metadata), settings, 0.0)
+    return file.close()
+
+
+def _with_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
+    return schema.with_metadata({**(schema.metadata or {}), **metadata})
 
 
 class _OpenFile:

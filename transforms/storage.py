@@ -323,6 +323,22 @@ def _move(source: str, target: str) -> None:
     filesystem_.move(inner, filesystem(target)[1])
 
 
+def exchange_folder(new: str, place: str, old: str) -> None:
+    """Put a local folder in the place of another; what was there goes to `old`. Repeatable after a kill.
+
+    Raises:
+        OSError: A folder cannot be renamed.
+    """
+    if not os.path.isdir(new):
+        return
+    if os.path.isdir(place):
+        delete_folder(old)
+        make_folder(parent(old))
+        os.rename(place, old)
+    make_folder(parent(place))
+    os.rename(new, place)
+
+
 def delete_folder(path: str) -> None:
     """Delete a folder with everything below it; one that does not exist is no error."""
     filesystem_, inner = filesystem(path)

@@ -47,7 +47,8 @@ def scores_schema(num_classes: int, *, with_logits: bool) -> pa.Schema:
         num_classes: C, the width of the probability vector.
         with_logits: Add the raw output of the model.
     """
-    vector = pa.list_(pa.field("element", pa.float32(), nullable=False), num_classes)
+    # Unpickling a fixed-size list type forgets the name and nullability of its item (pyarrow 25): the defaults stay.
+    vector = pa.list_(pa.float32(), num_classes)
     fields = [
         pa.field("image_path", pa.string(), nullable=False),
         pa.field("image_version", pa.string()),

@@ -1,0 +1,52 @@
+# `make help` explains. Two commands do everything on a fresh machine: make demo, make test.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := demo,test,lint
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types format lock clean
+
+help: ## Explain the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# One stamp a set of extras: the demo needs no test tools.
+$(VENV)/.demo: setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
+	touch $@
+
+$(VENV)/.test: setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+demo: $(VENV)/.demo ## Set up and score real photos with a real model
+	$(BIN)/score-images demo
+
+test: $(VENV)/.test ## Set up and run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test ## Check types
+	$(BIN)/mypy
+
+check: lint types test ## What CI runs: lint, types, tests
+
+format: $(VENV)/.test ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## Renew constraints.txt: resolve the newest versions together
+	rm -rf .cache/lock
+	$(PYTHON) -m venv .cache/lock
+	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(EXTRAS),heic]'
+	{ echo '# Versions that were resolved and tested together; renew with: make lock'; \
+	  .cache/lock/bin/python -m pip freeze --exclude score-images; } > constraints.txt
+	rm -rf .cache/lock
+
+clean: ## Remove the environment and everything generated
+	rm -rf $(VENV) .cache build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,91 @@
+"""The command line: one thin module a command, exit codes, and errors in one line."""
+
+import argparse
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import NoReturn
+
+from transforms.errors import ConfigError, ExitCode, RunError, ScoreImagesError
+
+# Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
+# and config --check answer at once.
+_COMMANDS = ("run", "demo", "config")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        argv: Arguments without the program's name; None takes those of the process.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # TensorFlow's C++ part prints a page of notices when it is imported; errors still come through.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    beam_flags: list[str] = []
+    if "--" in arguments:
+        split = arguments.index("--")
+        arguments, beam_flags = arguments[:split], arguments[split + 1 :]
+    args = _parser().parse_args(arguments)
+    args.beam_flags = beam_flags
+    _log_to_stderr(args.verbose)
+    try:
+        return int(args.call(args))
+    except ConfigError as error:
+        return _fail(error, ExitCode.WRONG_INPUT)
+    except RunError as error:
+        return _fail(error, error.exit_code)
+    except ScoreImagesError as error:
+        return _fail(error, ExitCode.WRONG_INPUT)
+
+
+def _fail(error: Exception, exit_code: ExitCode) -> int:
+    logging.getLogger(__name__).debug("in detail:", exc_info=error)
+    sys.stderr.write(f"score-images: {error}\n")
+    return int(exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="score-images",
+        description="Score images in bulk with a TensorFlow classifier and publish probabilities as Parquet.",
+        epilog="Flags after -- go to Apache Beam, --runner=FlinkRunner for example.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--verbose", action="store_true", help="log details, tracebacks of errors among them")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name in _COMMANDS:
+        module = importlib.import_module(f"pipeline.commands.{name}")
+        summary = module.__doc__.split("\n")[0]
+        command = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
+        module.add_arguments(command)
+        command.set_defaults(call=module.call)
+    return parser
+
+
+def _log_to_stderr(verbose: bool) -> None:
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
+    for package in ("pipeline", "transforms"):
+        logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  the signature is Python's
+    raise KeyboardInterrupt
+
+
+def entry_point() -> NoReturn:
+    """Run the command as a process: a scheduler's SIGTERM stops it like Ctrl-C, and nothing lingers."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        sys.stderr.write("score-images: interrupted; finished files are kept, the same --run-id continues the run\n")
+        code = int(ExitCode.INTERRUPTED)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of a runner or decoder may still be at work after an interrupt: waiting for them could take minutes.
+    os._exit(code)

@@ -1,0 +1,55 @@
+"""Score images and publish a run."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
+    parser.add_argument(
+        "--input",
+        required=True,
+        action="append",
+        metavar="WHAT",
+        help="image file, folder, prefix, glob ('photos/**/*.jpg') or manifest (@paths.txt, .csv, .parquet, .jsonl); "
+        "may be given several times",
+    )
+    parser.add_argument("--output", required=True, metavar="WHERE", help="folder or URL that holds all runs")
+    parser.add_argument("--run-id", metavar="ID", help="name of the run; the same again continues or finds it")
+    parser.add_argument("--overwrite", action="store_true", help="replace a published run once the new one is complete")
+    parser.add_argument(
+        "--path-column",
+        default="image_path",
+        metavar="NAME",
+        help="column of manifests that holds the paths (default: image_path)",
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override a setting: limits.max_failure_rate=0.01; may be given several times",
+    )
+
+
+def call(args: argparse.Namespace) -> int:
+    """Run, print the summary, return the exit code."""
+    from pipeline.config import load_config
+
+    config = load_config(args.config, args.overrides)  # before the slow imports: a typo is answered at once
+    from pipeline.run import RunRequest, run
+    from pipeline.summary import summary
+
+    request = RunRequest(
+        config=config,
+        inputs=args.input,
+        output=args.output,
+        run_id=args.run_id,
+        overwrite=args.overwrite,
+        path_column=args.path_column,
+        beam_flags=args.beam_flags,
+    )
+    result = run(request)
+    print(summary(result))
+    return result.outcome.exit_code

@@ -1,0 +1,160 @@
+"""The one page on which the data's way is read from top to bottom.
+
+inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables -> PublishRun
+             |                            |              |               |
+             +---------- failures --------+--------------+---------------+
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.utils.shared import Shared
+
+from pipeline.config import RunConfig
+from transforms.errors import ConfigError
+from transforms.inputs import InputSource
+from transforms.list_images import ListImages
+from transforms.load_batches import LoadBatches
+from transforms.publish_run import Counted, PublishRun
+from transforms.publishing import Outcome, RunFacts
+from transforms.records import Failure, ImageRef, WrittenFile
+from transforms.score_batches import ScoreBatches
+from transforms.skip_scored import SkipScored
+from transforms.storage import absolute
+from transforms.tables import failures_batch
+from transforms.write_tables import WriteTables
+
+
+class ModelFacts(NamedTuple):
+    """What the graph needs to know of a model before it runs; the launcher has loaded it."""
+
+    height: int
+    """Rows of its input."""
+    width: int
+    """Columns of its input."""
+    fingerprint: str
+    """Of its files; workers compare."""
+    scores_schema: pa.Schema
+    """Of its scores table."""
+    file_metadata: dict[str, str]
+    """Key-value metadata of its scores files."""
+    shared: Shared
+    """Holds the loaded model in this process."""
+
+
+class Scored(NamedTuple):
+    """What ScoreImages gives back."""
+
+    scores: beam.PCollection[pa.RecordBatch]
+    """Rows of the scores table."""
+    failures: beam.PCollection[Failure]
+    """One for each image that has no row, with its reason."""
+    todo: beam.PCollection[ImageRef | Failure]
+    """Every path once, without those of done_files."""
+    duplicates: beam.PCollection[int]
+    """How often a path was listed again."""
+    unlisted: beam.PCollection[int]
+    """A 1 for each row of done_files whose path is not listed."""
+
+
+@dataclass
+class ScoreImages(beam.PTransform):
+    """Score images anywhere in a pipeline: paths in, rows and failures out.
+
+    Takes a PCollection of paths (str), ImageRefs, or Failures of a listing, which pass through. A path that comes
+    twice is scored once.
+
+    >>> scored = paths | ScoreImages(load_config("configs/local.yaml"))  # doctest: +SKIP
+    >>> scored.scores, scored.failures  # doctest: +SKIP
+    """
+
+    config: RunConfig
+    """As in a run."""
+    model: ModelFacts | None = None
+    """From a launcher that has loaded the model; left out, height and width must stand in the config."""
+    done_files: Sequence[str] = field(default=())
+    """Parquet files whose images are not scored again."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+        size = (self.config.preprocess.height, self.config.preprocess.width)
+        if self.model is not None:
+            size = (self.model.height, self.model.width)
+        if size[0] is None or size[1] is None:
+            raise ConfigError(
+                "ScoreImages needs the size of the model's input before the pipeline runs: set preprocess.height and "
+                "preprocess.width"
+            )
+        self._load_plan = self.config.load_plan(size[0], size[1])
+
+    @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
+    def expand(self, paths: beam.PCollection) -> Scored:
+        """Shuffle paths, then load and score in one fused stage: pixels are never shuffled."""
+        unique = paths | "AsRefs" >> beam.Map(_as_listed) | SkipScored(self.done_files)
+        refs = unique.todo | "OnlyRefs" >> beam.Filter(_is_ref).with_output_types(ImageRef)
+        list_failures = unique.todo | "OnlyFailures" >> beam.Filter(_is_failure).with_output_types(Failure)
+        loaded = refs | LoadBatches(self._load_plan)
+        shared = (self.model.fingerprint, self.model.shared) if self.model else (None, Shared())
+        scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), *shared)
+        failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
+        return Scored(scored.scores, failures, unique.todo, unique.duplicates, unique.unlisted)
+
+
+def build(
+    pipeline: beam.Pipeline,
+    config: RunConfig,
+    sources: Sequence[InputSource],
+    facts: RunFacts,
+    model: ModelFacts,
+    adopted: Sequence[WrittenFile] = (),
+) -> beam.PCollection[Outcome]:
+    """Put a whole run into a pipeline.
+
+    Args:
+        pipeline: An empty pipeline.
+        config: The configuration.
+        sources: What to list.
+        facts: Where and how to publish.
+        model: The loaded model.
+        adopted: Files of an earlier attempt of the same run.
+
+    Returns:
+        One Outcome.
+    """
+    listed = pipeline | ListImages(tuple(sources), config.input)
+    scored = listed | ScoreImages(config, model, [file.path for file in adopted])
+    staged = facts.layout.staged_table
+    scores = scored.scores | "WriteScores" >> WriteTables(
+        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata
+    )
+    failures = (
+        scored.failures
+        | "FailureRows" >> beam.Map(_failure_row).with_output_types(pa.RecordBatch)
+        | "WriteFailures" >> WriteTables(staged("failures"), "failures", facts.schemas["failures"], config.write)
+    )
+    counted = Counted(
+        listed=listed | "CountListed" >> beam.combiners.Count.Globally(),
+        duplicates=scored.duplicates | "SumDuplicates" >> beam.CombineGlobally(sum),
+        unique=scored.todo | "CountUnique" >> beam.combiners.Count.Globally(),
+        unlisted=scored.unlisted | "SumUnlisted" >> beam.CombineGlobally(sum),
+    )
+    return (scores, failures) | "Written" >> beam.Flatten() | PublishRun(facts, counted, adopted)
+
+
+def _as_listed(entry: str | ImageRef | Failure) -> ImageRef | Failure:
+    return ImageRef(absolute(entry), None, None) if isinstance(entry, str) else entry
+
+
+def _is_ref(entry: ImageRef | Failure) -> bool:
+    return isinstance(entry, ImageRef)
+
+
+def _is_failure(entry: ImageRef | Failure) -> bool:
+    return isinstance(entry, Failure)
+
+
+def _failure_row(failure: Failure) -> pa.RecordBatch:
+    return failures_batch([failure])

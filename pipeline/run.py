@@ -1,0 +1,201 @@
+"""The life of one run: check, load, launch, wait, and say how it ended."""
+
+import importlib.metadata
+import logging
+import platform
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.metrics import MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.utils.shared import Shared
+
+from pipeline.config import RunConfig
+from pipeline.graph import ModelFacts, build
+from pipeline.options import is_in_process, pipeline_options
+from pipeline.progress import ShowProgress
+from transforms import observe, storage
+from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
+from transforms.layout import RunLayout, check_run_id, new_run_id
+from transforms.publishing import Outcome, RunFacts, complete, is_published, read_outcome
+from transforms.scoring import Scorer
+from transforms.staging import Adopted, claim_staging
+from transforms.tables import FAILURES_SCHEMA
+
+_LOG = logging.getLogger(__name__)
+_PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "numpy", "pillow", "simplejpeg")
+# The text in which a runner hands an exception of a worker back: its class, its message, and where it was.
+_WORKER_ERROR = re.compile(
+    r"^transforms\.\w+\.(?:\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
+)
+_ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class RunRequest:
+    """What a user asks for."""
+
+    config: RunConfig
+    """How to score."""
+    inputs: Sequence[str]
+    """Files, folders, globs, manifests."""
+    output: str
+    """Folder or URL that holds all runs."""
+    run_id: str | None = None
+    """The run's name; None makes one of the time."""
+    overwrite: bool = False
+    """Replace a published run of that name."""
+    path_column: str = DEFAULT_PATH_COLUMN
+    """The column of manifests that holds the paths."""
+    beam_flags: Sequence[str] = ()
+    """Beam's own flags."""
+    show_progress: bool = True
+    """Bar or log lines."""
+
+
+class RunResult(NamedTuple):
+    """How a run ended, and what it took."""
+
+    layout: RunLayout
+    """Where everything lies."""
+    outcome: Outcome
+    """Published or refused."""
+    already_published: bool
+    """Nothing had to be done."""
+    adopted: int
+    """Images scored by an earlier attempt of the same run."""
+    startup_seconds: float
+    """Until the pipeline was launched: checks and loading the model."""
+    pipeline_seconds: float
+    """From launch to end."""
+    counts: dict[str, int]
+    """`<verb>_<unit>` sums; thread time in ms."""
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    layout: RunLayout
+    sources: tuple[InputSource, ...]
+    options: PipelineOptions
+    adopted: Adopted
+    facts: RunFacts
+    model: ModelFacts
+    scorer: Scorer = field(repr=False)
+
+
+def run(request: RunRequest) -> RunResult:
+    """Carry a run out, or find that it has been.
+
+    Raises:
+        ConfigError: It cannot start; nothing was written.
+        RunError: It did not come to its end.
+    """
+    started = time.monotonic()
+    layout = RunLayout(
+        storage.absolute(request.output).rstrip("/") or "/",
+        check_run_id(request.run_id) if request.run_id is not None else new_run_id(datetime.now(UTC)),
+    )
+    if complete(layout):
+        _LOG.info("publishing run %s was interrupted and is complete now", layout.run_id)
+        return RunResult(layout, read_outcome(layout), True, 0, time.monotonic() - started, 0.0, {})
+    if is_published(layout) and not request.overwrite:
+        return RunResult(layout, read_outcome(layout), True, 0, time.monotonic() - started, 0.0, {})
+    prepared = _prepare(request, layout)
+    launched = time.monotonic()
+    observe.reset_process_counts()
+    counts = _launch(request, prepared)
+    ended = time.monotonic()
+    outcome = read_outcome(layout)
+    return RunResult(layout, outcome, False, prepared.adopted.rows, launched - started, ended - launched, counts)
+
+
+def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
+    options = pipeline_options(request.beam_flags)
+    sources = tuple(parse_input(text, request.path_column) for text in request.inputs)
+    for source in sources:
+        check_not_empty(source, request.config.input)
+    shared = Shared()
+    plan = request.config.scorer_plan()
+    # Loaded here to find every contradiction before the first image is read; workers in this process take this one.
+    scorer: Scorer = shared.acquire(lambda: Scorer(plan))
+    try:
+        adopted = claim_staging(layout, scorer.fingerprints)
+        storage.delete_file(layout.refused)
+    except OSError as error:
+        raise ConfigError(f"output {request.output} cannot be written: {error}") from error
+    if adopted.rows:
+        _LOG.info("run %s goes on: %d images were scored before", layout.run_id, adopted.rows)
+    facts = RunFacts(
+        layout=layout,
+        limits=request.config.limits,
+        write=request.config.write,
+        schemas={"scores": scorer.schema, "failures": FAILURES_SCHEMA},
+        file_metadata=scorer.file_metadata(),
+        manifest=_manifest(request, scorer, sources),
+        overwrite=request.overwrite,
+    )
+    model = ModelFacts(
+        scorer.classifier.height,
+        scorer.classifier.width,
+        scorer.classifier.fingerprint,
+        scorer.schema,
+        facts.file_metadata,
+        shared,
+    )
+    return _Prepared(layout, sources, options, adopted, facts, model, scorer)
+
+
+def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
+    return {
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "inputs": [{"kind": source.kind, "path": source.path} for source in sources],
+        "model_id": scorer.classifier.model_id,
+        "num_classes": scorer.meaning.num_classes,
+        "output": scorer.meaning.output,
+        "activation": scorer.meaning.activation,
+        "activation_reason": scorer.meaning.reason,
+        "fingerprints": scorer.fingerprints,
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        "config": request.config.model_dump(mode="json"),
+        "beam_flags": list(request.beam_flags),
+    }
+
+
+def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
+    pipeline = beam.Pipeline(options=prepared.options)
+    build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files)
+    watch = request.show_progress and is_in_process(prepared.options)
+    try:
+        if watch:
+            with ShowProgress(observe.process_counts, prepared.adopted.rows):
+                result = pipeline.run()
+                result.wait_until_finish()
+        else:
+            result = pipeline.run()
+            result.wait_until_finish()
+    except Exception as error:
+        found = [match["message"] for match in _WORKER_ERROR.finditer(str(error))]
+        if found:
+            raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
+        raise RunError(
+            ExitCode.INTERRUPTED,
+            f"run {prepared.layout.run_id} broke off: {_cause(error)}; finished files are kept, run again with "
+            f"--run-id {prepared.layout.run_id} to continue",
+        ) from error
+    counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+    return {counter.key.metric.name: counter.result for counter in counters}
+
+
+def _cause(error: BaseException) -> str:
+    """Return the last exception that a runner's text names, without the traceback around it."""
+    named = _ANY_ERROR.findall(str(error))
+    return named[-1] if named else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"

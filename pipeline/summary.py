@@ -1,0 +1,53 @@
+"""What is printed when a run is over."""
+
+import shlex
+
+from pipeline.run import RunResult
+from transforms.errors import ExitCode
+
+
+def summary(result: RunResult) -> str:
+    """Say how a run ended: the ledger, where the time went, where the output lies, what to ask next."""
+    layout, outcome = result.layout, result.outcome
+    if result.already_published:
+        return f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+    ledger = outcome.ledger
+    lines = [
+        outcome.message,
+        f"  listed    {ledger.listed} = {ledger.unique} unique + {ledger.duplicates} duplicates",
+        f"  unique    {ledger.unique} = {ledger.scored} scored + {ledger.failed} failed + {ledger.skipped} skipped",
+    ]
+    if outcome.failures_by_code:
+        codes = ", ".join(f"{count} {code}" for code, count in outcome.failures_by_code.items())
+        lines.append(f"  failures  {codes}")
+    if result.adopted:
+        lines.append(f"  resumed   {result.adopted} of the scored images come from an earlier attempt")
+    done = ledger.scored + ledger.failed - result.adopted
+    rate = done / result.pipeline_seconds if result.pipeline_seconds else 0.0
+    lines.append(
+        f"  time      {result.startup_seconds:.1f} s start-up, {result.pipeline_seconds:.1f} s for {done} images: "
+        f"{rate:.1f} images/s"
+    )
+    spent = {step: result.counts.get(f"{step}_ms", 0) / 1e3 for step in ("read", "decode", "model", "write")}
+    where = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in spent.items())
+    lines.append(f"  spent in  {where} (summed over threads, they overlap)")
+    if outcome.exit_code is ExitCode.PUBLISHED:
+        scores = f"{layout.published_table('scores')}/*.parquet"
+        query = (  # noqa: S608  text for a person to paste, not a query that is run
+            "SELECT predicted_label, count(*) AS images, avg(predicted_probability) AS confidence "
+            f"FROM '{scores}' GROUP BY ALL ORDER BY images DESC LIMIT 10"
+        )
+        lines += [
+            f"  scores    {layout.published_table('scores')}",
+            f"  failures  {layout.published_table('failures')}",
+            f"  manifest  {layout.manifest}",
+            f"  ask       duckdb -c {shlex.quote(query) if chr(39) not in query else _double_quoted(query)}",
+        ]
+    return "\n".join(lines)
+
+
+def _double_quoted(text: str) -> str:
+    escaped = text
+    for character in '\\"$`':
+        escaped = escaped.replace(character, "\\" + character)
+    return f'"{escaped}"'

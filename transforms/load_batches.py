@@ -1,0 +1,100 @@
+"""LoadBatches: from names of images to batches of pixels."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Literal
+
+import apache_beam as beam
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms.loading import BatchLoader, LoadPlan, thread_count
+from transforms.observe import Count
+from transforms.records import Failure, ImageBatch, ImageRef
+from transforms.storage import is_remote
+
+FAILURES = "failures"
+BATCHES = "batches"
+
+
+@dataclass
+class LoadBatches(beam.PTransform):
+    """Read and decode images in threads; PCollection[ImageRef] in.
+
+    The result has two outputs: `batches`, PCollection[ImageBatch], and `failures`, PCollection[Failure].
+    """
+
+    plan: LoadPlan
+    """How to load, and how many images make a batch."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
+    def expand(self, refs: beam.PCollection[ImageRef]) -> beam.pvalue.DoOutputsTuple:
+        """Load within each bundle; batches never cross bundles."""
+        if not refs.windowing.is_default():
+            raise ValueError(
+                "LoadBatches needs globally windowed images, or a batch could mix windows: apply "
+                "beam.WindowInto(beam.window.GlobalWindows()) before it"
+            )
+        return refs | "Load" >> beam.ParDo(_LoadDoFn(self.plan)).with_output_types(
+            ImageBatch, failures=Failure
+        ).with_outputs(FAILURES, main=BATCHES)
+
+
+class _LoadDoFn(beam.DoFn):
+    def __init__(self, plan: LoadPlan) -> None:
+        self._plan = plan
+        self._loaded = Count("loaded_images")
+        self._read_bytes = Count("read_bytes")
+        self._read_ms = Count("read_ms")
+        self._decode_ms = Count("decode_ms")
+        self._failed = Count("load_failed_images")
+
+    def setup(self) -> None:
+        self._pool: ThreadPoolExecutor | None = None
+
+    def start_bundle(self) -> None:
+        self._loader: BatchLoader | None = None
+
+    def process(self, ref: ImageRef) -> Iterator[ImageBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
+        if self._loader is None:
+            threads = thread_count(self._plan.load, is_remote(ref.path))
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
+            self._loader = BatchLoader(self._plan, self._pool, threads)
+        for loaded in self._loader.add(ref):
+            yield self._tag(loaded)
+        self._count(self._loader)
+
+    def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
+        if self._loader is None:
+            return
+        window = GlobalWindow()
+        for loaded in self._loader.finish():
+            if isinstance(loaded, Failure):
+                value = WindowedValue(loaded, window.max_timestamp(), (window,))
+                yield beam.pvalue.TaggedOutput(FAILURES, value)
+                self._failed.add(1)
+            else:
+                yield WindowedValue(loaded, window.max_timestamp(), (window,))
+        self._count(self._loader)
+
+    def teardown(self) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _tag(self, loaded: ImageBatch | Failure) -> ImageBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]:
+        if isinstance(loaded, Failure):
+            self._failed.add(1)
+            return beam.pvalue.TaggedOutput(FAILURES, loaded)
+        return loaded
+
+    def _count(self, loader: BatchLoader) -> None:
+        tally = loader.take_tally()
+        self._loaded.add(tally.images)
+        self._read_bytes.add(tally.read_bytes)
+        self._read_ms.add(tally.read_ms)
+        self._decode_ms.add(tally.decode_ms)

@@ -1,0 +1,244 @@
+"""Read and decode many images at a time into batches of pixels, within a budget of memory."""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from transforms import storage
+from transforms.errors import FailureCode, ImageError, Stage
+from transforms.headers import probe
+from transforms.images import decode_cost, load_image
+from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef
+from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
+
+_LOG = logging.getLogger(__name__)
+_REMOTE_THREADS_A_PROCESSOR = 4
+
+
+def now_us() -> int:
+    """Return the time in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Everything that decides an image's pixels: picklable, the same on both roads."""
+
+    decode: DecodeSettings
+    """Limits and background."""
+    preprocess: PreprocessSettings
+    """Crop, resize and the rest."""
+    height: int
+    """Rows of the model's input."""
+    width: int
+    """Columns of the model's input."""
+    load: LoadSettings
+    """Threads and memory."""
+    batch_size: int
+    """Images a batch; the last one may hold fewer."""
+
+
+class LoadedImage(NamedTuple):
+    """One image on its way, with what it cost."""
+
+    ref: ImageRef
+    """Size and version filled from the read."""
+    pixels: npt.NDArray[np.uint8] | None
+    """uint8[H, W, 3]; None where the image failed."""
+    info: ImageInfo | None
+    """None where the image failed."""
+    failure: Failure | None
+    """None where it did not."""
+    read_ms: float
+    """Wall time of the read, in milliseconds."""
+    decode_ms: float
+    """Wall time of decode and resize, in milliseconds."""
+
+
+class LoadTally(NamedTuple):
+    """What loading has cost."""
+
+    images: int = 0
+    """Images read, failed ones included."""
+    read_bytes: int = 0
+    """Encoded bytes."""
+    read_ms: float = 0.0
+    """Wall time of the reads, summed over threads, in milliseconds."""
+    decode_ms: float = 0.0
+    """Wall time of decode and resize, summed over threads, in milliseconds."""
+
+    def plus(self, image: LoadedImage) -> "LoadTally":
+        """Count one more image."""
+        return LoadTally(
+            self.images + 1,
+            self.read_bytes + (image.ref.size_bytes or 0),
+            self.read_ms + image.read_ms,
+            self.decode_ms + image.decode_ms,
+        )
+
+
+class ByteBudget:
+    """Lets threads through while what they hold together stays within a limit.
+
+    One that needs more than the whole limit goes alone, so that nothing waits for ever.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+        self._changed = threading.Condition()
+
+    def acquire(self, amount: int) -> None:
+        """Wait until `amount` bytes are free, and hold them."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._held == 0 or self._held + amount <= self._limit)
+            self._held += amount
+
+    def release(self, amount: int) -> None:
+        """Give `amount` bytes back."""
+        with self._changed:
+            self._held -= amount
+            self._changed.notify_all()
+
+
+def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) -> LoadedImage:
+    """Read, decode and fit one image; whatever is wrong with it becomes its failure.
+
+    Args:
+        ref: The image.
+        plan: How to load it.
+        budget: Memory shared with other threads; None where there are none.
+    """
+    started = time.perf_counter()
+    read_at = started
+    stage = Stage.READ
+    try:
+        content = storage.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
+        read_at = time.perf_counter()
+        stage = Stage.DECODE
+        ref = ImageRef(ref.path, len(content.data), content.version)
+        needed = len(content.data) + decode_cost(probe(content.data), len(content.data)) if budget else 0
+        # What the guard will refuse costs nothing: it must not wait for memory that it never takes.
+        needed = min(needed, len(content.data) + plan.decode.max_decode_bytes)
+        if budget:
+            budget.acquire(needed)
+        try:
+            pixels, info = load_image(content.data, plan.decode, plan.preprocess, plan.height, plan.width)
+        finally:
+            if budget:
+                budget.release(needed)
+    except ImageError as error:
+        failure = Failure(ref, stage, error.code, error.message, now_us())
+        return LoadedImage(ref, None, None, failure, *_split_ms(started, read_at))
+    except Exception as error:  # noqa: BLE001  foreign code over hostile bytes: it costs its image, never the night
+        _LOG.exception("loading %s failed in a way that the decoders do not announce", ref.path)
+        message = f"loading failed unexpectedly: {type(error).__name__}: {error}"
+        code = FailureCode.CORRUPT_IMAGE if stage is Stage.DECODE else FailureCode.READ_ERROR
+        return LoadedImage(ref, None, None, Failure(ref, stage, code, message, now_us()), *_split_ms(started, read_at))
+    return LoadedImage(ref, pixels, info, None, *_split_ms(started, read_at))
+
+
+def _split_ms(started: float, read_at: float) -> tuple[float, float]:
+    return (read_at - started) * 1e3, (time.perf_counter() - read_at) * 1e3
+
+
+class BatchLoader:
+    """Loads images in threads and hands out batches in order of completion.
+
+    While the caller computes on a batch, the threads go on loading the next ones: two batches and one image a
+    thread are under way at most, and their memory is bounded by LoadSettings.max_bytes_in_flight.
+    One thread uses it; the pool belongs to the caller, so that loaders can follow each other on it.
+
+    Args:
+        plan: How to load, and how many images make a batch.
+        pool: Threads to load in.
+        threads: How many threads the pool has.
+        load: Loads one image; replaced in tests only.
+    """
+
+    def __init__(
+        self,
+        plan: LoadPlan,
+        pool: ThreadPoolExecutor,
+        threads: int,
+        load: Callable[[ImageRef, LoadPlan, ByteBudget], LoadedImage] = load_one,
+    ) -> None:
+        self._plan = plan
+        self._pool = pool
+        self._load = load
+        self._limit = 2 * plan.batch_size + threads
+        self._budget = ByteBudget(plan.load.max_bytes_in_flight)
+        self._done: queue.SimpleQueue[LoadedImage | BaseException] = queue.SimpleQueue()
+        self._under_way = 0
+        self._rows: list[LoadedImage] = []
+        self._pixels = self._new_pixels()
+        self._tally = LoadTally()
+
+    def add(self, ref: ImageRef) -> Iterator[ImageBatch | Failure]:
+        """Start loading an image; yield what has been completed meanwhile."""
+        while self._under_way >= self._limit:
+            yield from self._take(self._done.get())
+        self._under_way += 1
+        self._pool.submit(self._run, ref)
+        while not self._done.empty():
+            yield from self._take(self._done.get())
+
+    def finish(self) -> Iterator[ImageBatch | Failure]:
+        """Wait for everything under way; yield it, the last batch with what is left."""
+        while self._under_way:
+            yield from self._take(self._done.get())
+        if self._rows:
+            yield self._batch()
+
+    def take_tally(self) -> LoadTally:
+        """Return what loading has cost since the last call."""
+        tally, self._tally = self._tally, LoadTally()
+        return tally
+
+    def _run(self, ref: ImageRef) -> None:
+        try:
+            self._done.put(self._load(ref, self._plan, self._budget))
+        except BaseException as error:
+            # Nothing may end a thread without a word: the caller would wait for ever.
+            self._done.put(error)
+            raise
+
+    def _take(self, image: LoadedImage | BaseException) -> Iterator[ImageBatch | Failure]:
+        self._under_way -= 1
+        if isinstance(image, BaseException):
+            raise image
+        self._tally = self._tally.plus(image)
+        if image.failure is not None:
+            yield image.failure
+            return
+        self._pixels[len(self._rows)] = image.pixels
+        self._rows.append(image._replace(pixels=None))
+        if len(self._rows) == self._plan.batch_size:
+            yield self._batch()
+
+    def _batch(self) -> ImageBatch:
+        rows, self._rows = self._rows, []
+        pixels, self._pixels = self._pixels, self._new_pixels()
+        return ImageBatch(
+            tuple(row.ref for row in rows),
+            pixels[: len(rows)],
+            tuple(row.info for row in rows if row.info is not None),
+        )
+
+    def _new_pixels(self) -> npt.NDArray[np.uint8]:
+        return np.empty((self._plan.batch_size, self._plan.height, self._plan.width, 3), np.uint8)
+
+
+def thread_count(settings: LoadSettings, remote: bool) -> int:
+    """Return how many threads load images: reads from remote stores wait more than they compute."""
+    processors = os.cpu_count() or 1
+    return settings.threads or processors * (_REMOTE_THREADS_A_PROCESSOR if remote else 1)

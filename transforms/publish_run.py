@@ -1,0 +1,74 @@
+"""PublishRun: the one step that makes a run visible, or says why it stays staged."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import apache_beam as beam
+
+from transforms.publishing import Ledger, Outcome, RunFacts, publish
+from transforms.records import WrittenFile
+
+
+class Counted(NamedTuple):
+    """The counts that the ledger needs besides the files: each a PCollection[int] with one element."""
+
+    listed: beam.PCollection[int]
+    """Listed entries."""
+    duplicates: beam.PCollection[int]
+    """Entries beyond the first of a path."""
+    unique: beam.PCollection[int]
+    """Different paths that this attempt has to score."""
+    unlisted: beam.PCollection[int]
+    """Rows of an earlier attempt whose image is not listed any more."""
+
+
+@dataclass
+class PublishRun(beam.PTransform):
+    """Publish a run; PCollection[WrittenFile] of both tables in, PCollection[Outcome] with one element out."""
+
+    facts: RunFacts
+    """The run."""
+    counted: Counted
+    """From the rest of the graph."""
+    adopted: Sequence[WrittenFile] = ()
+    """Files of an earlier attempt."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, files: beam.PCollection[WrittenFile]) -> beam.PCollection[Outcome]:
+        """Wait for every file and count, then publish once."""
+        return (
+            files.pipeline
+            | "Once" >> beam.Create([None])
+            | "Publish"
+            >> beam.ParDo(
+                _PublishDoFn(self.facts, tuple(self.adopted)),
+                beam.pvalue.AsList(files),
+                *(beam.pvalue.AsSingleton(count) for count in self.counted),
+            ).with_output_types(Outcome)
+        )
+
+
+class _PublishDoFn(beam.DoFn):
+    def __init__(self, facts: RunFacts, adopted: tuple[WrittenFile, ...]) -> None:
+        self._facts = facts
+        self._adopted = adopted
+
+    def process(
+        self, _: None, written: list[WrittenFile], listed: int, duplicates: int, unique: int, unlisted: int
+    ) -> Iterator[Outcome]:
+        files = [*self._adopted, *written]
+        rows = {table: sum(file.rows for file in files if file.table == table) for table in ("scores", "failures")}
+        adopted_rows = sum(file.rows for file in self._adopted)
+        ledger = Ledger(
+            # An image that was listed when the run began and is gone now was listed nevertheless.
+            listed=listed + unlisted,
+            duplicates=duplicates,
+            unique=unique + adopted_rows,
+            scored=rows["scores"],
+            failed=rows["failures"],
+            skipped=0,
+        )
+        yield publish(self._facts, files, ledger)

@@ -1,0 +1,303 @@
+"""Publish a finished run, or say why not: the ledger law, the limits, and the steps that no kill can spoil.
+
+The order is fixed. The plan, which is the whole new manifest, is written first; then the files move to their
+published names; then manifest.json and latest.json are replaced; _SUCCESS comes last; then the staging folder
+goes. A kill at any point is completed by carrying the plan out again.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import storage
+from transforms.errors import ExitCode, RunError
+from transforms.layout import TABLES, RunLayout
+from transforms.part_files import write_empty_file
+from transforms.records import WrittenFile
+from transforms.settings import LimitSettings, WriteSettings
+
+MANIFEST_VERSION = 1
+
+
+class Ledger(NamedTuple):
+    """Where every listed image went."""
+
+    listed: int
+    """Entries of all inputs."""
+    duplicates: int
+    """Entries beyond the first of the same path."""
+    unique: int
+    """Different paths, counted after the shuffle."""
+    scored: int
+    """Rows in the closed files of the scores table."""
+    failed: int
+    """Rows in the closed files of the failures table."""
+    skipped: int
+    """Images that an earlier published run has scored with the same fingerprints."""
+
+    def mismatch(self) -> str | None:
+        """Return what does not add up; None where both laws hold."""
+        if self.listed != self.unique + self.duplicates:
+            return (
+                f"listed {self.listed} is not unique {self.unique} + duplicates {self.duplicates}: "
+                f"{self.listed - self.unique - self.duplicates:+d}"
+            )
+        if self.unique != self.scored + self.failed + self.skipped:
+            return (
+                f"unique {self.unique} is not scored {self.scored} + failed {self.failed} + skipped {self.skipped}: "
+                f"{self.unique - self.scored - self.failed - self.skipped:+d}"
+            )
+        return None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known of a run before it starts; picklable."""
+
+    layout: RunLayout
+    """Where it goes."""
+    limits: LimitSettings
+    """How many failures it may have."""
+    write: WriteSettings
+    """How its files are cut."""
+    schemas: dict[str, pa.Schema]
+    """Of each table, for a table without rows."""
+    file_metadata: dict[str, str]
+    """Key-value metadata of the scores files."""
+    manifest: dict[str, Any]
+    """What goes into the manifest as it is: inputs, fingerprints, versions, configuration, times."""
+    overwrite: bool = False
+    """Replace a run that is published under this id."""
+
+
+class Outcome(NamedTuple):
+    """How a run ended."""
+
+    exit_code: ExitCode
+    """For the scheduler."""
+    message: str
+    """For the operator."""
+    ledger: Ledger
+    """Where every image went."""
+    failures_by_code: dict[str, int]
+    """Rows of the failures table, by code."""
+
+
+def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Outcome:
+    """Publish the staged files of a run if its ledger adds up and its failures are few enough.
+
+    Args:
+        facts: The run.
+        files: What committed bundles have written, and what was adopted.
+        ledger: Counted from data.
+
+    Returns:
+        The outcome, which also lies in manifest.json or refused.json, for a launcher that is gone.
+    """
+    layout = facts.layout
+    if storage.stat(layout.plan) is not None or (is_published(layout) and not facts.overwrite):
+        # A runner may carry this step out again after it has succeeded, or after it was killed half-way.
+        complete(layout)
+        return read_outcome(layout)
+    codes = _failures_by_code(files)
+    refusal = _refusal(facts, ledger, codes)
+    if refusal is not None:
+        storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
+        return refusal
+    files = [*files, *_empty_tables(facts, files)]
+    entries, moves = _published_names(layout, files)
+    manifest = {
+        "manifest_version": MANIFEST_VERSION,
+        "run_id": layout.run_id,
+        **facts.manifest,
+        "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "ledger": ledger._asdict(),
+        "failures_by_code": codes,
+        "files": entries,
+    }
+    storage.write_bytes(layout.plan, _json({"manifest": manifest, "moves": moves}))
+    complete(layout)
+    return read_outcome(layout)
+
+
+def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int]) -> Outcome | None:
+    kept = f"nothing is published; what was scored is kept in {facts.layout.staging}"
+    mismatch = ledger.mismatch()
+    if mismatch is not None:
+        message = f"the ledger of run {facts.layout.run_id} does not add up: {mismatch}; {kept}"
+        return Outcome(ExitCode.LEDGER_MISMATCH, message, ledger, codes)
+    judged = ledger.scored + ledger.failed
+    rate = ledger.failed / judged if judged else 0.0
+    limits = facts.limits
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
+    over = None
+    if rate > limits.max_failure_rate:
+        over = (
+            f"{ledger.failed} of {judged} images failed ({rate:.2%}), "
+            f"limits.max_failure_rate allows {limits.max_failure_rate:.2%}"
+        )
+    elif limits.max_failures is not None and ledger.failed > limits.max_failures:
+        over = f"{ledger.failed} of {judged} images failed, limits.max_failures allows {limits.max_failures}"
+    if over is None:
+        return None
+    message = (
+        f"{over}: {reasons}; {kept}; mend the cause, or raise the limit, and run again with "
+        f"--run-id {facts.layout.run_id}: scored images are not scored again"
+    )
+    return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
+
+
+def _failures_by_code(files: Sequence[WrittenFile]) -> dict[str, int]:
+    counts: Counter[str] = Counter()
+    for file in files:
+        if file.table == "failures":
+            filesystem, inner = storage.filesystem(file.path)
+            with filesystem.open_input_file(inner) as opened:
+                counts.update(pq.read_table(opened, columns=["code"]).column("code").to_pylist())
+    return dict(counts.most_common())
+
+
+def _empty_tables(facts: RunFacts, files: Sequence[WrittenFile]) -> list[WrittenFile]:
+    # A query over a table without files fails; over one without rows it says: no rows.
+    present = {file.table for file in files}
+    return [
+        write_empty_file(
+            facts.layout.staged_table(table),
+            table,
+            facts.schemas[table],
+            facts.file_metadata if table == "scores" else {},
+            facts.write,
+        )
+        for table in TABLES
+        if table not in present
+    ]
+
+
+def _published_names(
+    layout: RunLayout, files: Sequence[WrittenFile]
+) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    entries, moves = [], []
+    for table in TABLES:
+        staged = sorted((file for file in files if file.table == table), key=lambda file: file.path)
+        for index, file in enumerate(staged):
+            target = layout.part(table, index, len(staged))
+            moves.append((file.path, target))
+            entries.append(
+                {
+                    "table": table,
+                    "path": target.removeprefix(layout.output.rstrip("/") + "/"),
+                    "rows": file.rows,
+                    "size_bytes": file.size_bytes,
+                    "sha256": file.sha256,
+                }
+            )
+    return entries, moves
+
+
+def is_published(layout: RunLayout) -> bool:
+    """Tell whether a run is published: its _SUCCESS exists."""
+    return storage.stat(layout.success) is not None
+
+
+def complete(layout: RunLayout) -> bool:
+    """Carry a written plan out, from wherever it was interrupted; without one, do nothing.
+
+    Returns:
+        Whether there was a plan.
+    """
+    try:
+        plan = json.loads(storage.read_bytes(layout.plan))
+    except FileNotFoundError:
+        return False
+    if is_published(layout):
+        if _same_run(layout, plan["manifest"]):
+            storage.delete_folder(layout.staging)  # killed between _SUCCESS and the end
+            return True
+        storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
+    moves = [(source, target) for source, target in plan["moves"]]
+    if storage.is_remote(layout.output):
+        _replace_objects(layout, moves)
+    else:
+        _swap_folders(layout, moves)
+    manifest = plan["manifest"]
+    storage.write_bytes(layout.manifest, _json(manifest))
+    storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
+    storage.delete_file(layout.refused)
+    storage.write_bytes(layout.success, b"")
+    storage.delete_folder(layout.staging)
+    return True
+
+
+def _same_run(layout: RunLayout, manifest: dict[str, Any]) -> bool:
+    return bool(json.loads(storage.read_bytes(layout.manifest)) == manifest)
+
+
+def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "run_id": layout.run_id,
+        "published_at": manifest["published_at"],
+        "manifest": f"runs/{layout.run_id}/manifest.json",
+        **{table: f"{table}/run_id={layout.run_id}" for table in TABLES},
+    }
+
+
+def _replace_objects(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
+    # A store has no rename of folders: what is not in the new run goes first, so that two nights never lie mixed.
+    targets = {target for _, target in moves}
+    for table in TABLES:
+        folder = layout.published_table(table)
+        if storage.is_folder(folder):
+            for file in storage.list_folder(folder):
+                if file.path not in targets:
+                    storage.delete_file(file.path)
+    storage.move_files(moves)
+
+
+def _swap_folders(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
+    """Give each table its final names out of sight, then exchange whole folders."""
+    for table in TABLES:
+        ready = storage.join(layout.staging, "ready", table)
+        published = layout.published_table(table)
+        mine = [(source, target) for source, target in moves if storage.parent(target) == published]
+        if storage.stat(mine[0][0]) is None and not storage.is_folder(ready):
+            continue  # exchanged before the kill
+        storage.move_files([(s, storage.join(ready, t.rpartition("/")[2])) for s, t in mine])
+        storage.exchange_folder(ready, published, storage.join(layout.staging, "replaced", table))
+
+
+def read_outcome(layout: RunLayout) -> Outcome:
+    """Read how a run ended, from its published manifest or its refusal.
+
+    Raises:
+        RunError: It has not ended.
+    """
+    try:
+        if is_published(layout):
+            manifest = json.loads(storage.read_bytes(layout.manifest))
+            message = f"run {layout.run_id} is published in {layout.output}"
+            ledger = Ledger(**manifest["ledger"])
+            return Outcome(ExitCode.PUBLISHED, message, ledger, manifest["failures_by_code"])
+        outcome = json.loads(storage.read_bytes(layout.refused))["outcome"]
+    except FileNotFoundError as error:
+        raise RunError(
+            ExitCode.INTERRUPTED,
+            f"run {layout.run_id} has neither been published nor refused: it did not come to its end; "
+            f"run again with --run-id {layout.run_id} to continue it",
+        ) from error
+    return Outcome(
+        ExitCode(outcome["exit_code"]), outcome["message"], Ledger(**outcome["ledger"]), outcome["failures_by_code"]
+    )
+
+
+def _outcome_json(outcome: Outcome) -> dict[str, Any]:
+    return {**outcome._asdict(), "exit_code": int(outcome.exit_code), "ledger": outcome.ledger._asdict()}
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

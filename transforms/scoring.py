@@ -1,0 +1,278 @@
+"""Score batches with one loaded model: from pixels to rows of the scores table, or failures that say why not."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms import interpretation, probabilities, storage, tables
+from transforms.errors import ConfigError, FailureCode, RunError, Stage
+from transforms.labels import load_labels, load_thresholds
+from transforms.layout import fingerprint
+from transforms.loading import now_us
+from transforms.models import Classifier, load_model
+from transforms.records import Failure, ImageBatch
+from transforms.settings import (
+    CalibrationSettings,
+    DecodeSettings,
+    LabelSettings,
+    ModelSettings,
+    PreprocessSettings,
+    ResultSettings,
+)
+
+_LOG = logging.getLogger(__name__)
+
+# Raise it when pixels or scores of the same image change with the same settings: earlier rows are then not reused.
+PIXELS_REVISION = 1
+
+Pixels = npt.NDArray[np.uint8]
+Predict = Callable[[Pixels], npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class ScorerPlan:
+    """Everything that decides an image's scores: picklable, the same on both roads."""
+
+    model: ModelSettings
+    """Which model, and what its output means."""
+    preprocess: PreprocessSettings
+    """What the model's input looks like."""
+    decode: DecodeSettings
+    """Limits and background; part of the fingerprint of preprocessing."""
+    labels: LabelSettings
+    """The names of the classes."""
+    calibration: CalibrationSettings
+    """Temperature or Platt scaling."""
+    results: ResultSettings
+    """What the table holds."""
+    batch_size: int
+    """Images a batch at most."""
+
+
+class ScoredBatch(NamedTuple):
+    """What became of one batch: every image is in one of the two."""
+
+    rows: pa.RecordBatch
+    """Rows of the scores table, possibly none."""
+    failures: list[Failure]
+    """Images that the model could not score."""
+    model_ms: float
+    """Wall time of the model, in milliseconds."""
+
+
+class Predicted(NamedTuple):
+    """A slice of a batch that the model answered for, or one image that it did not."""
+
+    start: int
+    """First image of the slice."""
+    stop: int
+    """One past its last image."""
+    raw: npt.NDArray[np.float32] | None
+    """float32[stop - start, U]; None where the model failed."""
+    error: Exception | None
+    """Why it failed; None where it did not."""
+
+
+class BatchPredictor:
+    """Calls a model so that neither its memory nor one image of a batch costs the other images.
+
+    A batch that runs out of memory is halved, and the cap stays lowered for the life of the process. A batch
+    that fails for another reason is bisected down to the images that cause it.
+
+    Args:
+        predict: uint8[N, H, W, 3] -> float32[N, U].
+        cap: Images a call at most, to begin with.
+    """
+
+    def __init__(self, predict: Predict, cap: int) -> None:
+        self._predict = predict
+        self.cap = cap
+
+    def predict(self, pixels: Pixels) -> Iterator[Predicted]:
+        """Yield slices that cover the batch, in order."""
+        start = 0
+        while start < len(pixels):
+            stop = min(start + self.cap, len(pixels))
+            yield from self._answer(pixels, start, stop)
+            start = stop
+
+    def _answer(self, pixels: Pixels, start: int, stop: int) -> Iterator[Predicted]:
+        try:
+            raw = self._predict(pixels[start:stop])
+        except RunError:
+            raise
+        except Exception as error:  # noqa: BLE001  a model is foreign code: what it raises is a fact of this batch
+            if stop - start == 1:
+                yield Predicted(start, stop, None, error)
+                return
+            half = (stop - start + 1) // 2
+            if _is_out_of_memory(error) and half < self.cap:
+                self.cap = half
+                _LOG.warning("the device ran out of memory on %d images: from now on %d a call", stop - start, half)
+        else:
+            yield Predicted(start, stop, raw, None)
+            return
+        yield from self._answer(pixels, start, start + half)
+        yield from self._answer(pixels, start + half, stop)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    import tensorflow as tf
+
+    return isinstance(error, tf.errors.ResourceExhaustedError)
+
+
+class Scorer:
+    """A loaded model with everything that turns its output into rows. One a process; threads may share it.
+
+    Args:
+        plan: What to load and how to read it.
+
+    Raises:
+        ConfigError: Model, labels, k or thresholds do not fit each other (ModelError for the model itself).
+    """
+
+    def __init__(self, plan: ScorerPlan) -> None:
+        started = time.perf_counter()
+        _LOG.info("loading model %s", plan.model.path)
+        self.plan = plan
+        self.classifier: Classifier = load_model(plan.model, plan.preprocess)
+        description = self.classifier.description
+        self.meaning = interpretation.resolve(plan.model, description.head, self._probe, self.classifier.num_classes)
+        classes = self.meaning.num_classes
+        if plan.results.top_k > classes:
+            raise ConfigError(
+                f"results.top_k must be at most the number of classes, got {plan.results.top_k} for {classes} "
+                f"classes of model {plan.model.path}; lower it"
+            )
+        self.labels = load_labels(plan.labels, classes, storage.read_bytes, description.labels)
+        self._thresholds: npt.NDArray[np.float32] | None = None
+        if self.meaning.activation == "sigmoid":
+            self._thresholds = load_thresholds(plan.labels, classes, storage.read_bytes)
+        self._label_array = pa.array(self.labels, pa.string())
+        self.schema = tables.scores_schema(classes, with_logits=plan.results.logits)
+        self._predictor = BatchPredictor(self.classifier.predict, plan.batch_size)
+        # One call in flight: a second one gains nothing on a busy device and doubles its memory.
+        self._device = threading.BoundedSemaphore(1)
+        _LOG.info("loaded model %s in %.1f s", self.classifier.model_id, time.perf_counter() - started)
+
+    def _probe(self) -> npt.NDArray[np.float32]:
+        """Return float32[N, U] for a few fixed noise images, to see what the model's output looks like."""
+        count = self.classifier.fixed_batch or 4
+        noise = np.random.default_rng(0)
+        shape = (count, self.classifier.height, self.classifier.width, 3)
+        return self.classifier.predict(noise.integers(0, 256, shape, dtype=np.uint8))
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What makes these scores what they are: equal fingerprints, equal scores for equal bytes."""
+        plan = self.plan
+        return {
+            "model": self.classifier.fingerprint,
+            "preprocessing": fingerprint(
+                {
+                    "revision": PIXELS_REVISION,
+                    "height": self.classifier.height,
+                    "width": self.classifier.width,
+                    "preprocess": plan.preprocess.model_dump(mode="json", exclude={"height", "width"}),
+                    "background": plan.decode.background,
+                }
+            ),
+            "scoring": fingerprint(
+                {
+                    "signature": plan.model.signature,
+                    "output_name": plan.model.output_name,
+                    "output": self.meaning.output,
+                    "activation": self.meaning.activation,
+                    "calibration": plan.calibration.model_dump(mode="json"),
+                    "labels": list(self.labels),
+                    "thresholds": None if self._thresholds is None else self._thresholds.tolist(),
+                    "results": plan.results.model_dump(mode="json"),
+                }
+            ),
+        }
+
+    def score(self, batch: ImageBatch) -> ScoredBatch:
+        """Score one batch.
+
+        Returns:
+            As many rows and failures together as the batch has images.
+
+        Raises:
+            RunError: The output contradicts what it is declared to be, or has another number of rows than the
+                batch: no row of this model can be trusted.
+        """
+        started = time.perf_counter()
+        with self._device:
+            answers = list(self._predictor.predict(batch.pixels))
+        model_ms = (time.perf_counter() - started) * 1e3
+        rows, failures = [], []
+        for answer in answers:
+            if answer.raw is None:
+                ref = batch.refs[answer.start]
+                reason = f"the model failed on this image: {_first_line(answer.error)}"
+                failures.append(Failure(ref, Stage.SCORE, FailureCode.MODEL_ERROR, reason, now_us()))
+                continue
+            finite = probabilities.finite_rows(answer.raw)
+            for bad in np.flatnonzero(~finite):
+                reason = "the model returned NaN or infinite values for this image"
+                ref = batch.refs[answer.start + bad]
+                failures.append(Failure(ref, Stage.SCORE, FailureCode.NON_FINITE_OUTPUT, reason, now_us()))
+            kept = answer.start + np.flatnonzero(finite)
+            if len(kept):
+                rows.append(self._rows(batch, kept, answer.raw[finite]))
+        return ScoredBatch(_concatenate(rows, self.schema), failures, model_ms)
+
+    def _rows(self, batch: ImageBatch, kept: npt.NDArray[np.intp], raw: npt.NDArray[np.float32]) -> pa.RecordBatch:
+        values = interpretation.to_probabilities(raw, self.meaning, self.plan.calibration)
+        independent = self.meaning.activation == "sigmoid" and self.classifier.num_classes > 1
+        return tables.scores_batch(
+            self.schema,
+            [batch.refs[i] for i in kept],
+            [batch.infos[i] for i in kept],
+            values,
+            probabilities.summarise(values, self.plan.results.top_k, independent=independent),
+            self._label_array,
+            self.classifier.model_id,
+            now_us(),
+            None if self._thresholds is None else interpretation.over_threshold(values, self._thresholds, self.meaning),
+            raw,
+        )
+
+    def file_metadata(self) -> dict[str, str]:
+        """Return what a Parquet file of these scores says of itself."""
+        import json
+
+        plan = self.plan
+        return tables.file_metadata(
+            {
+                "model_id": self.classifier.model_id,
+                "labels": json.dumps(list(self.labels), ensure_ascii=False),
+                "output": self.meaning.output,
+                "activation": self.meaning.activation,
+                "activation_reason": self.meaning.reason,
+                "calibration": plan.calibration.model_dump_json(),
+                "preprocessing": plan.preprocess.model_dump_json(),
+                **{f"fingerprint.{name}": value for name, value in self.fingerprints.items()},
+            }
+        )
+
+
+def _concatenate(rows: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
+    if len(rows) == 1:
+        return rows[0]
+    if not rows:
+        return pa.RecordBatch.from_pylist([], schema=schema)
+    return pa.concat_batches(rows)
+
+
+def _first_line(error: Exception | None) -> str:
+    text = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {text[:300]}"

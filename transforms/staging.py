@@ -1,0 +1,83 @@
+"""What an interrupted attempt of a run left behind, and which of it the next attempt may keep."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import storage
+from transforms.errors import ConfigError
+from transforms.layout import RunLayout, Table
+from transforms.records import WrittenFile
+
+_PATH_COLUMN = "image_path"
+
+
+class Adopted(NamedTuple):
+    """Closed files of an earlier attempt that count for this one."""
+
+    files: tuple[WrittenFile, ...]
+    """Scores only: what failed is tried again, for its reason may be gone."""
+    rows: int
+    """Images that need not be scored again."""
+
+
+def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
+    """Begin or continue a run: adopt the whole files that an earlier attempt has closed.
+
+    A file is kept when its footer is whole and none of its images is in a file kept before; everything else in
+    the staging folder is never read and goes when the run is published.
+
+    Args:
+        layout: The run.
+        identity: What the rows are made with (fingerprints): JSON-like.
+
+    Raises:
+        ConfigError: The earlier attempt was made with something else.
+    """
+    try:
+        found = json.loads(storage.read_bytes(layout.staged_identity))
+    except FileNotFoundError:
+        storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
+        return Adopted((), 0)
+    if found != identity:
+        different = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
+        raise ConfigError(
+            f"run {layout.run_id} was begun with another {', '.join(different)}: one run never mixes two; give the "
+            f"configuration that it was begun with, another --run-id, or delete {layout.staging} to start it anew"
+        )
+    return _adopt(layout, "scores")
+
+
+def _adopt(layout: RunLayout, table: Table) -> Adopted:
+    files: list[WrittenFile] = []
+    # 64-bit hashes: a collision only means that a file is scored again.
+    seen: set[int] = set()
+    folder = layout.staged_table(table)
+    closed = list(storage.list_folder(folder)) if storage.is_folder(folder) else []
+    for file in closed:
+        if not file.path.endswith(".parquet"):
+            continue
+        try:
+            hashes = [hash(path) for path in read_image_paths(file.path)]
+        except (pa.ArrowException, OSError):
+            # Not whole: a power failure can leave a name without its bytes. It is deleted with the staging folder.
+            continue
+        paths = set(hashes)
+        if seen & paths or len(paths) != len(hashes):
+            continue
+        seen |= paths
+        data = storage.read_bytes(file.path)
+        files.append(WrittenFile(table, file.path, len(paths), len(data), hashlib.sha256(data).hexdigest()))
+    return Adopted(tuple(files), len(seen))
+
+
+def read_image_paths(path: str) -> Iterator[str]:
+    """Yield the image paths of one Parquet file, reading no other column."""
+    filesystem, inner = storage.filesystem(path)
+    with filesystem.open_input_file(inner) as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=[_PATH_COLUMN]):
+            yield from batch.column(0).to_pylist()

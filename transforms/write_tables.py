@@ -1,0 +1,72 @@
+"""WriteTables: record batches into closed, staged Parquet files."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import apache_beam as beam
+import pyarrow as pa
+from apache_beam.transforms.window import GlobalWindow
+from apache_beam.utils.windowed_value import WindowedValue
+
+from transforms.observe import Count
+from transforms.part_files import PartWriter
+from transforms.records import WrittenFile
+from transforms.settings import WriteSettings
+
+
+@dataclass
+class WriteTables(beam.PTransform):
+    """Write record batches of one table; PCollection[pa.RecordBatch] in, PCollection[WrittenFile] out.
+
+    Only what comes out counts: a bundle that is retried writes again under new names, and the files of the
+    failed attempt are never reported.
+    """
+
+    folder: str
+    """Where the files are staged."""
+    table: str
+    """scores or failures."""
+    schema: pa.Schema
+    """Of every batch."""
+    settings: WriteSettings
+    """When a file is closed."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Key-value metadata of every file."""
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, batches: beam.PCollection[pa.RecordBatch]) -> beam.PCollection[WrittenFile]:
+        """Write within each bundle; files never cross bundles."""
+        return batches | "Write" >> beam.ParDo(
+            _WriteDoFn(self.folder, self.table, self.schema, self.settings, dict(self.metadata))
+        ).with_output_types(WrittenFile)
+
+
+class _WriteDoFn(beam.DoFn):
+    def __init__(
+        self, folder: str, table: str, schema: pa.Schema, settings: WriteSettings, metadata: Mapping[str, str]
+    ) -> None:
+        self._arguments = (folder, table, schema, metadata, settings)
+        self._rows = Count(f"write_{table}_rows")
+        self._bytes = Count("write_bytes")
+        self._ms = Count("write_ms")
+
+    def start_bundle(self) -> None:
+        self._writer = PartWriter(*self._arguments)
+
+    def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
+        with self._ms.time():
+            file = self._writer.write(batch)
+        self._rows.add(batch.num_rows)
+        if file is not None:
+            self._bytes.add(file.size_bytes)
+            yield file
+
+    def finish_bundle(self) -> Iterator[WindowedValue]:
+        with self._ms.time():
+            file = self._writer.close()
+        if file is not None:
+            self._bytes.add(file.size_bytes)
+            window = GlobalWindow()
+            yield WindowedValue(file, window.max_timestamp(), (window,))
