@@ -30,6 +30,8 @@ setup(
         "transforms",
     ],
     package_data={"pipeline.demo": ["*.txt"]},
+    # The complete, commented configurations travel with a wheel, too.
+    data_files=[("share/score-images/configs", sorted(str(path) for path in Path("configs").glob("*.yaml")))],
     install_requires=[
         # 2.67 to 2.75 leak memory in failing bundles (apache/beam #39406).
         "apache-beam>=2.77,<2.78",

@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         module = importlib.import_module(f"pipeline.commands.{name}")
-        summary = module.__doc__.split("\n")[0]
+        summary = (module.__doc__ or name).split("\n")[0]
         command = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(command)
         command.set_defaults(call=module.call)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from transforms import interpretation, probabilities, storage, tables
+from transforms import calibration, interpretation, probabilities, storage, tables
 from transforms.errors import ConfigError, FailureCode, RunError, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
@@ -146,13 +146,15 @@ class Scorer:
         self.classifier: Classifier = load_model(plan.model, plan.preprocess)
         description = self.classifier.description
         self.meaning = interpretation.resolve(plan.model, description.head, self._probe, self.classifier.num_classes)
+        _LOG.info("%s", self.meaning.reason)
+        calibration.check(plan.calibration, self.meaning.activation, self.meaning.num_units)
         classes = self.meaning.num_classes
         if plan.results.top_k > classes:
             raise ConfigError(
                 f"results.top_k must be at most the number of classes, got {plan.results.top_k} for {classes} "
                 f"classes of model {plan.model.path}; lower it"
             )
-        self.labels = load_labels(plan.labels, classes, storage.read_bytes, description.labels)
+        self.labels = load_labels(plan.labels, classes, storage.read_bytes, description.labels, one_unit=self.meaning.one_unit)
         self._thresholds: npt.NDArray[np.float32] | None = None
         if self.meaning.activation == "sigmoid":
             self._thresholds = load_thresholds(plan.labels, classes, storage.read_bytes)
@@ -232,13 +234,12 @@ class Scorer:
 
     def _rows(self, batch: ImageBatch, kept: npt.NDArray[np.intp], raw: npt.NDArray[np.float32]) -> pa.RecordBatch:
         values = interpretation.to_probabilities(raw, self.meaning, self.plan.calibration)
-        independent = self.meaning.activation == "sigmoid" and self.classifier.num_classes > 1
         return tables.scores_batch(
             self.schema,
             [batch.refs[i] for i in kept],
             [batch.infos[i] for i in kept],
             values,
-            probabilities.summarise(values, self.plan.results.top_k, independent=independent),
+            probabilities.summarise(values, self.plan.results.top_k, independent=self.meaning.independent),
             self._label_array,
             self.classifier.model_id,
             now_us(),
