@@ -252,15 +252,20 @@ def freeze(concrete: Any) -> tuple[Callable[[Any], Any] | None, str]:
     Returns:
         The frozen callable, or None; and the reason in one sentence.
     """
+    import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+    handles = {id(variable.handle) for variable in concrete.variables}
+    resources = [tensor for tensor in concrete.captured_inputs if tensor.dtype == tf.resource]
+    others = sum(id(tensor) not in handles for tensor in resources)
+    if others:
+        return None, f"it holds {others} lookup table{'s' if others > 1 else ''} or other resources"
     try:
         frozen = convert_variables_to_constants_v2(concrete)
     except Exception as error:  # noqa: BLE001 - whatever hinders freezing, the model still runs; the reason is recorded
         return None, f"TensorFlow cannot turn it into constants: {first_line(error)}"
-    resources = len(frozen.inputs) - 1
-    if resources:
-        return None, f"it holds {resources} lookup table{'s' if resources > 1 else ''} or other resources"
+    if len(frozen.inputs) != 1:
+        return None, f"{len(frozen.inputs) - 1} of its inputs could not be turned into constants"
     return lambda images: frozen(images)[0], "all variables are constants"
 
 

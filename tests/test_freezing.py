@@ -1,0 +1,189 @@
+"""What freezing has to keep, and what it has to bring."""
+
+import logging
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import model_zoo
+import numpy as np
+import pytest
+
+from transforms.freezing import compile_model, freeze, read_layout, scale_and_offset
+from transforms.model_interface import OpenModel, TensorDescription
+from transforms.models import load_model
+from transforms.settings import ModelSettings, PreprocessSettings
+
+PLAIN = PreprocessSettings(value_range="0_255")
+
+
+def open_function(function: Any, shape: tuple[int | None, ...] = (None, 6, 8, 3)) -> OpenModel:
+    """Pass a Python function off as a loaded model."""
+    image, scores = TensorDescription("images", "float32", shape), TensorDescription("scores", "float32", None)
+    return OpenModel("savedmodel", (), None, image, (scores,), scores, function, None, function)
+
+
+def compile_function(function: Any, preprocess: PreprocessSettings = PLAIN) -> Any:
+    """Compile a Python function of float32[N, 6, 8, 3]."""
+    model = open_function(function)
+    return compile_model(model, read_layout(model), preprocess, (6, 8))
+
+
+def test_ragged_batches_do_not_retrace() -> None:
+    """The model is traced once, whatever the sizes of its batches."""
+    import tensorflow as tf
+
+    traces = []
+
+    def score(images: Any) -> Any:
+        traces.append(images.shape)
+        return tf.reduce_mean(images, [1, 2])
+
+    compiled = compile_function(score)
+    for count in (1, 7, 3, 64, 2, 7):
+        pixels = model_zoo.photos(count)
+        np.testing.assert_allclose(compiled.call(tf.constant(pixels)).numpy(), pixels.mean(axis=(1, 2)), rtol=1e-5)
+    assert [tuple(shape) for shape in traces] == [(None, 6, 8, 3)]
+
+
+def test_frozen_graph_holds_no_variables_and_lets_the_model_go() -> None:
+    """Once frozen, nothing keeps the loaded model alive, and a changed variable changes nothing."""
+    import tensorflow as tf
+
+    matrix = tf.Variable(model_zoo.weights())
+    compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]) @ matrix)
+    before = compiled.call(tf.constant(model_zoo.photos(2))).numpy()
+    matrix.assign(tf.zeros_like(matrix))
+    np.testing.assert_array_equal(compiled.call(tf.constant(model_zoo.photos(2))).numpy(), before)
+    assert compiled.keep_alive is None
+
+
+def test_pixels_travel_as_bytes() -> None:
+    """The graph takes uint8: a quarter of what float32 would send to the device."""
+    import tensorflow as tf
+
+    compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]))
+    with pytest.raises((TypeError, tf.errors.InvalidArgumentError)):
+        compiled.call(tf.zeros([2, 6, 8, 3], tf.float32))
+
+
+def test_graph_that_cannot_be_frozen_keeps_its_model(caplog: pytest.LogCaptureFixture) -> None:
+    """A graph with a resource runs as it is and holds on to what owns it."""
+    import tensorflow as tf
+
+    numbers = tf.lookup.KeyValueTensorInitializer([1], [2.0], tf.int64, tf.float32)
+    table = tf.lookup.StaticHashTable(numbers, 0.0)
+    with caplog.at_level(logging.INFO, logger="transforms"):
+        compiled = compile_function(
+            lambda images: tf.reduce_mean(images, [1, 2]) + table.lookup(tf.constant(1, tf.int64))
+        )
+    assert (compiled.frozen, compiled.reason) == (False, "it holds 1 lookup table or other resources")
+    assert compiled.keep_alive is not None
+    assert caplog.messages == ["The model runs unfrozen: it holds 1 lookup table or other resources"]
+
+
+def test_graph_that_freezes_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen graph that answers differently than the model is thrown away."""
+    import tensorflow as tf
+
+    monkeypatch.setattr("transforms.freezing.freeze", lambda concrete: (lambda x: concrete(x) * 1.1, "wrong"))
+    compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]))
+    assert (compiled.frozen, compiled.reason) == (False, "the frozen graph answers differently than the model")
+    pixels = model_zoo.photos(2)
+    np.testing.assert_allclose(compiled.call(tf.constant(pixels)).numpy(), pixels.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_random_model_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """A model that answers differently each time is no reason not to freeze, but one to warn."""
+    import tensorflow as tf
+
+    compiled = compile_function(lambda images: tf.random.normal([tf.shape(images)[0], 20]))
+    assert compiled.frozen
+    assert compiled.reason == "all variables are constants, but the model answers differently each time"
+    assert "is dropout left on?" in caplog.text
+
+
+def test_error_of_the_converter_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever hinders TensorFlow's converter is recorded with its first line."""
+    from tensorflow.python.framework import convert_to_constants
+
+    def fail(_: Any) -> None:
+        raise ValueError("cannot parse\nGraphDef of over 2 GB")
+
+    monkeypatch.setattr(convert_to_constants, "convert_variables_to_constants_v2", fail)
+    concrete = SimpleNamespace(variables=[], captured_inputs=[])
+    assert freeze(concrete) == (None, "TensorFlow cannot turn it into constants: cannot parse")
+
+
+def test_non_finite_answers_freeze_too() -> None:
+    """A model that returns NaN and infinity for the test image is frozen like any other."""
+    import tensorflow as tf
+
+    compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]) * [1.0, np.nan, np.inf])
+    assert compiled.frozen
+
+
+def test_batch_norms_are_folded_without_changing_the_answer(tmp_path: Path) -> None:
+    """A convolution with batch norm answers as Keras does, from a frozen graph."""
+    import keras
+
+    keras.utils.set_random_seed(3)
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            keras.layers.Conv2D(8, 3, use_bias=False),
+            keras.layers.BatchNormalization(),
+            keras.layers.ReLU(6.0),
+            keras.layers.GlobalAveragePooling2D(),
+            keras.layers.Dense(5),
+        ]
+    )
+    norm = model.layers[1]
+    rng = np.random.default_rng(1)
+    norm.set_weights([rng.uniform(0.5, 2, 8), rng.normal(size=8), rng.normal(size=8), rng.uniform(0.1, 3, 8)])
+    model.export(tmp_path / "m", verbose=False)
+    pixels = model_zoo.photos(4, 16, 16)
+    loaded = load_model(ModelSettings(path=str(tmp_path / "m")), PreprocessSettings(value_range="-1_1"))
+    assert loaded.description.frozen
+    expected = model(pixels.astype(np.float32) / 127.5 - 1, training=False).numpy()
+    np.testing.assert_allclose(loaded.predict(pixels), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_threads_may_share_a_model() -> None:
+    """Calls from several threads at once do not disturb each other."""
+    import tensorflow as tf
+
+    compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]))
+    wrong = []
+
+    def work(seed: int) -> None:
+        for count in (1, 5, 9):
+            pixels = model_zoo.photos(count, seed=seed)
+            got = compiled.call(tf.constant(pixels)).numpy()
+            wrong.extend([] if np.allclose(got, pixels.mean(axis=(1, 2))) else [seed])
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "scale", "offset"),
+    [
+        ({"value_range": "0_255"}, 1.0, 0.0),
+        ({"value_range": "0_1"}, 1 / 255, 0.0),
+        ({"value_range": "-1_1"}, 2 / 255, -1.0),
+        # EfficientNet-Lite's is exact in binary
+        ({"value_range": "0_255", "mean": (127,) * 3, "std": (128,) * 3}, 1 / 128, -127 / 128),
+        ({"value_range": "-1_1", "mean": (0.5,) * 3, "std": (0.5,) * 3}, 4 / 255, -3.0),
+    ],
+)
+def test_scale_and_offset_fold_the_declaration(preprocess: dict[str, Any], scale: float, offset: float) -> None:
+    """Range, mean and std are one multiplication and one addition."""
+    got = scale_and_offset(PreprocessSettings(**preprocess))
+    np.testing.assert_allclose(got[0], np.full(3, scale, np.float32), rtol=1e-7)
+    np.testing.assert_allclose(got[1], np.full(3, offset, np.float32), rtol=1e-7)
