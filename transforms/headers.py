@@ -29,13 +29,13 @@ class ImageHeader(NamedTuple):
     components: int = 3
     """Samples a pixel as stored: 1 for grey or a palette, 3 for RGB or YCbCr, 4 with alpha or for CMYK."""
     scans: int = 1
-    """Passes over the whole picture that decoding takes: more than 1 for progressive JPEG, 7 for interlaced PNG."""
+    """Passes over the whole picture that decoding takes: more than 1 for progressive JPEG."""
     encoding: str = ""
     """What decides which decoder can read it: baseline, progressive, lossless for JPEG; rle4, rle8 for BMP."""
     min_bytes: int = 0
     """The least bytes that a whole file of this claim has, where that can be told; shorter files are truncated."""
-    block_pixels: int = 0
-    """Pixels of one tile, where a decoder must hold a whole one beside the picture (TIFF)."""
+    extra_bytes: int = 0
+    """Memory that a decoder takes beside the picture: a TIFF's largest tile or strip, and its list of them."""
 
 
 def probe(data: bytes) -> ImageHeader:
@@ -166,15 +166,17 @@ _PNG_COMPONENTS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 def _read_png(data: bytes) -> ImageHeader:
     if len(data) < 33:
         _truncated(f"the PNG ends after {len(data)} bytes, inside its header of 33")
-    length, name, width, height, bits, colour, _, _, interlace = struct.unpack_from(">I4sIIBBBBB", data, 8)
+    length, name, width, height, bits, colour = struct.unpack_from(">I4sIIBB", data, 8)
     if name != b"IHDR" or length != 13:
         _corrupt(f"the PNG begins with a chunk {name!r} of {length} bytes, IHDR of 13 is needed")
     if colour not in _PNG_COMPONENTS or bits not in (1, 2, 4, 8, 16):
         _corrupt(f"the PNG claims colour type {colour} with {bits} bits a sample")
+    if max(width, height) > 0x7FFFFFFF:
+        _corrupt(f"the PNG claims {width}x{height} pixels, the format allows 2147483647 each way")
     components = _PNG_COMPONENTS[colour]
     # Deflate shrinks by 1032 to 1 at most.
     min_bytes = height * ((width * bits * components + 7) // 8) // 1032
-    return ImageHeader("png", width, height, bits, components, 7 if interlace else 1, "", min_bytes)
+    return ImageHeader("png", width, height, bits, components, min_bytes=min_bytes)
 
 
 # GIF: the specification of GIF89a.
@@ -257,86 +259,102 @@ def _read_bmp(data: bytes) -> ImageHeader:
 
 _TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLES = 256, 257, 258, 277
-_TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 322, 323
+_TIFF_STRIPS, _TIFF_ROWS_A_STRIP, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_TILES = 273, 278, 322, 323, 324
+_TIFF_BLOCK_BYTES = 1024
+"""What Pillow's Python objects for one tile or strip take, rounded up."""
 
 
 def _read_tiff(data: bytes) -> ImageHeader:
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    at = struct.unpack_from(order + "Q", data, 8)[0] if big else struct.unpack_from(order + "I", data, 4)[0]
-    entries = struct.unpack_from(order + ("Q" if big else "H"), data, at)[0]
-    at += 8 if big else 2
-    entry_bytes, count_format, inline = (20, "Q", 8) if big else (12, "I", 4)
-    tags: dict[int, int] = {}
-    for entry in range(at, at + min(entries, 4096) * entry_bytes, entry_bytes):
-        tag, kind, count = struct.unpack_from(order + "HH" + count_format, data, entry)
-        if kind not in _TIFF_NUMBERS or count < 1:
-            continue
-        number = order + _TIFF_NUMBERS[kind]
-        value_at = entry + entry_bytes - inline
-        if count * struct.calcsize(number) > inline:
-            value_at = struct.unpack_from(order + count_format, data, value_at)[0]
-            if tag not in (_TIFF_BITS,):
-                continue
-        tags.setdefault(tag, struct.unpack_from(number, data, value_at)[0])
+    tags, counts = _tiff_tags(data)
     if _TIFF_WIDTH not in tags or _TIFF_HEIGHT not in tags:
         _corrupt("the TIFF's first directory has no width or no height")
-    tile = tags.get(_TIFF_TILE_WIDTH, 0) * tags.get(_TIFF_TILE_HEIGHT, 0)
-    return ImageHeader(
-        "tiff",
-        tags[_TIFF_WIDTH],
-        tags[_TIFF_HEIGHT],
-        tags.get(_TIFF_BITS, 1),
-        tags.get(_TIFF_SAMPLES, 1),
-        block_pixels=tile,
-    )
+    width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
+    bits, samples = tags.get(_TIFF_BITS, 1), tags.get(_TIFF_SAMPLES, 1)
+    if _TIFF_TILE_WIDTH in tags:
+        block_pixels = tags[_TIFF_TILE_WIDTH] * tags.get(_TIFF_TILE_HEIGHT, 0)
+    else:
+        block_pixels = width * min(height, tags.get(_TIFF_ROWS_A_STRIP, height))
+    blocks = max(counts.get(_TIFF_STRIPS, 0), counts.get(_TIFF_TILES, 0))
+    extra_bytes = block_pixels * samples * bits // 8 + blocks * _TIFF_BLOCK_BYTES
+    return ImageHeader("tiff", width, height, bits, samples, extra_bytes=extra_bytes)
+
+
+def _tiff_tags(data: bytes) -> tuple[dict[int, int], dict[int, int]]:
+    """Read the first directory: each whole-number tag's first value, and how many values it has."""
+    order = "<" if data[:2] == b"II" else ">"
+    if data[2:4] in (b"+\x00", b"\x00+"):  # BigTIFF
+        at_format, entries_format, entry_format, inline = "8xQ", "Q", "HHQ", 8
+    else:
+        at_format, entries_format, entry_format, inline = "4xI", "H", "HHI", 4
+    (at,) = struct.unpack_from(order + at_format, data)
+    (entries,) = struct.unpack_from(order + entries_format, data, at)
+    at += struct.calcsize(order + entries_format)
+    tags: dict[int, int] = {}
+    counts: dict[int, int] = {}
+    for _ in range(entries):
+        tag, kind, count = struct.unpack_from(order + entry_format, data, at)
+        at += struct.calcsize(order + entry_format)
+        if kind in _TIFF_NUMBERS and count:
+            number = order + _TIFF_NUMBERS[kind]
+            is_inline = count * struct.calcsize(number) <= inline
+            value_at = at if is_inline else struct.unpack_from(order + entry_format[-1], data, at)[0]
+            tags[tag] = struct.unpack_from(number, data, value_at)[0]
+            counts[tag] = count
+        at += inline
+    return tags, counts
 
 
 # AVIF and HEIF: ISO 14496-12 boxes, ISO 23008-12 image properties.
 
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _HEIF_PATH = ((b"meta", 12), (b"iprp", 8), (b"ipco", 8))
-"""The boxes that lead to the sizes, from the outermost, and the bytes before their first child."""
+"""The boxes that lead to the pictures' properties, from the outermost, and the bytes before their first child."""
 
 
 def _read_heif(data: bytes) -> ImageHeader:
-    (ftyp_bytes,) = struct.unpack_from(">I", data, 0)
-    brands = data[8 : min(ftyp_bytes, 4096)]
-    names = {brands[i : i + 4] for i in range(0, len(brands), 4) if i != 4}
-    if names & {b"avif", b"avis"}:
+    (ftyp_bytes,) = struct.unpack_from(">I", data)
+    brands = {data[at : at + 4] for at in (8, *range(16, min(ftyp_bytes, 4096), 4))}
+    if brands & {b"avif", b"avis"}:
         name = "avif"
-    elif names & _HEIF_BRANDS:
+    elif brands & _HEIF_BRANDS:
         name = "heif"
     else:
         _unsupported(f"the file is an ISO media file of brand {data[8:12]!r} (a video?), only avif and heif are read")
     # Tiles and thumbnails have sizes too: the largest is the picture's.
-    sizes = list(_heif_sizes(data, 0, len(data)))
-    if not sizes:
-        code = _truncated if ftyp_bytes >= len(data) else _corrupt
-        code(f"the {name} file has no image size in its {len(data)} bytes")
-    width, height = max(sizes, key=lambda size: size[0] * size[1])
-    return ImageHeader(name, width, height)
+    width, height, bits = 0, 0, 8
+    for kind, at in _heif_properties(data, 0, len(data), 0):
+        if kind == b"ispe":
+            width, height = max(
+                (width, height), struct.unpack_from(">II", data, at + 4), key=lambda size: size[0] * size[1]
+            )
+        elif kind == b"av1C":
+            bits = max(bits, 10 if data[at + 2] & 0x40 else 8)
+        elif kind == b"hvcC":
+            bits = max(bits, 8 + (data[at + 17] & 7))
+    if not width:
+        _truncated(f"the {name} file tells no image size in its {len(data)} bytes")
+    return ImageHeader(name, width, height, bits)
 
 
-def _heif_sizes(data: bytes, at: int, end: int, depth: int = 0) -> Iterator[tuple[int, int]]:
+def _heif_properties(data: bytes, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int]]:
+    """Walk the boxes; yield the kind of each property and where its payload starts."""
     while at + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, at)
         if size == 1:
             (size,) = struct.unpack_from(">Q", data, at + 8)
-        if size == 0:
+        elif size == 0:
             size = end - at
         if size < 8:
             return
         if depth == len(_HEIF_PATH):
-            if kind == b"ispe":
-                yield struct.unpack_from(">II", data, at + 12)
+            yield kind, at + 8
         elif kind == _HEIF_PATH[depth][0]:
-            yield from _heif_sizes(data, at + _HEIF_PATH[depth][1], min(at + size, end), depth + 1)
+            yield from _heif_properties(data, at + _HEIF_PATH[depth][1], min(at + size, end), depth + 1)
         at += size
 
 
 _SIGNATURES: tuple[tuple[bytes, Callable[[bytes], ImageHeader]], ...] = (
-    (b"\xff\xd8\xff", _read_jpeg),
+    (b"\xff\xd8", _read_jpeg),
     (b"\x89PNG\r\n\x1a\n", _read_png),
     (b"GIF87a", _read_gif),
     (b"GIF89a", _read_gif),

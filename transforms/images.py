@@ -1,40 +1,78 @@
 """Turn the bytes of an image file into uint8[H, W, 3] RGB as displayed, or into an ImageError that says why not.
 
-    probe -> guards -> decoder -> size again -> orientation
+    probe -> limits -> decoder -> limits again -> transparency -> orientation
 
 The bytes are not trusted. What the header claims is held against limits before anything is allocated; a format is told
 by content and only its own decoder is asked; a file that is cut short is a failure, never a picture with a grey rest.
-8-bit JPEG goes to simplejpeg, strict; what it refuses for a warning that is not fatal, and every other format, goes to
-Pillow, and the record names the decoder. All functions may run in many threads at once.
+JPEG goes to simplejpeg, strict; what that refuses, often for a warning that is not fatal, and every other format goes
+to Pillow, and the record names the decoder. HEIF needs the extra `heic`. Colour profiles are not applied: no training
+pipeline does. All functions may run in many threads at once.
 
 Bits that flipped inside compressed data decode to plausible pixels in every decoder; only a checksum would tell.
 """
 
+import functools
 import io
+import re
+import warnings
+from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
 
+from transforms.bmp_rle import decode_bmp_rle
 from transforms.errors import FailureCode, ImageError
-from transforms.headers import ImageHeader, probe
+from transforms.headers import ImageHeader, jpeg_segments, probe
 from transforms.records import ImageInfo
 from transforms.resizing import fit
 from transforms.settings import DecodeSettings, PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
-# Pillow's own limit is a process-wide number that warns first; _check_limits is stricter, and safe among threads.
+# Pillow's switches belong to the process; they are set once, here, and never per image: threads share them.
+# Its own limit on pixels is lower than ours or only warns; _check_limits takes its place.
 Image.MAX_IMAGE_PIXELS = None
+# The caller decides how many images are decoded beside each other.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
+# It warns of metadata that it skips, which would be a line of log an image; catch_warnings is not safe among threads.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+# The decoders themselves, not Image.open: that asks others too, and hides why the right one has refused.
+_PILLOW: dict[str, type[ImageFile.ImageFile]] = {
+    "jpeg": JpegImagePlugin.JpegImageFile,
+    "png": PngImagePlugin.PngImageFile,
+    "gif": GifImagePlugin.GifImageFile,
+    "webp": WebPImagePlugin.WebPImageFile,
+    "bmp": BmpImagePlugin.BmpImageFile,
+    "tiff": TiffImagePlugin.TiffImageFile,
+    "avif": AvifImagePlugin.AvifImageFile,
+}
+
+_ORIENTATION = 0x0112
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
+_BAND_PIXELS = 1 << 16
+"""Pixels that are converted at once: more need more memory beside the picture, fewer more calls."""
 
 
 class Decoded(NamedTuple):
     """An image's pixels and what is known of it."""
 
     pixels: Pixels
-    """uint8[H, W, 3], RGB as displayed; a view with any strides."""
+    """uint8[H, W, 3], RGB as displayed, C-contiguous; may be read-only."""
     info: ImageInfo
     """Size, format, decoder."""
 
@@ -44,27 +82,30 @@ def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettin
 
     Args:
         data: The encoded file, whole.
-        decode: Limits, background.
+        decode: Limits and background.
         preprocess: Crop and resize.
         height: Rows of the model's input.
         width: Columns of the model's input.
 
     Returns:
-        uint8[height, width, 3], C-contiguous, and the info of the image as it was before.
+        uint8[height, width, 3], C-contiguous, with the info of the image before it was resized.
 
     Raises:
         ImageError: With the code that belongs into the failures table.
     """
     decoded = decode_image(data, decode)
-    return Decoded(fit(decoded.pixels, preprocess, height, width), decoded.info)
+    try:
+        return Decoded(fit(decoded.pixels, preprocess, height, width), decoded.info)
+    except MemoryError as error:
+        raise _out_of_memory(decoded.info.width, decoded.info.height) from error
 
 
 def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
-    """Decode an image file, turned and composed as a viewer would show it; of an animation the first frame.
+    """Decode an image file, turned and composed as a viewer shows it; of an animation the first frame.
 
     Args:
         data: The encoded file, whole.
-        settings: Limits, background.
+        settings: Limits and background.
 
     Returns:
         Its pixels in full size, and its info.
@@ -73,33 +114,228 @@ def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
         ImageError: empty_file, unsupported_format, corrupt_image, truncated_image or too_many_pixels.
     """
     header = probe(data)
+    if len(data) < header.min_bytes:
+        raise ImageError(
+            FailureCode.TRUNCATED_IMAGE,
+            f"the file has {len(data)} bytes, a whole {header.width}x{header.height} {header.format} of its kind has "
+            f"at least {header.min_bytes}",
+        )
     _check_limits(header, len(data), settings)
-    if header.format == "jpeg" and header.components != 4:
-        pixels, decoder = simplejpeg.decode_jpeg(data, "RGB"), "simplejpeg"
-    else:
-        pixels, decoder = _decode_pillow(data, header), "pillow"
+    try:
+        pixels, decoder = _decode(data, header, settings)
+    except MemoryError as error:
+        raise _out_of_memory(header.width, header.height) from error
     height, width = pixels.shape[:2]
     return Decoded(pixels, ImageInfo(width, height, header.format, len(data), decoder))
 
 
 def decode_cost(header: ImageHeader, size_bytes: int) -> int:
-    """Reckon the memory that decoding takes at its peak, the encoded file included.
+    """Reckon the memory that an image takes at its peak, from its encoded bytes to the model's pixels.
+
+    Most formats need 7 bytes a pixel: Pillow's picture has 4, ours 3; so it is while decoding by Pillow, and again
+    while resizing. The others were measured at their decoders' worst.
 
     Args:
         header: What the probe found.
         size_bytes: Bytes of the encoded file.
 
     Returns:
-        Bytes.
+        Bytes; right within a few MB, tests hold it against measured peaks.
     """
-    return size_bytes + header.width * header.height * 12
+    if header.format == "webp":
+        a_pixel = 18  # libwebp's animation decoder holds two canvases beside its output, and lossless its ARGB
+    elif header.format in ("avif", "heif"):
+        a_pixel = 12 if header.bits <= 8 else 20  # the planes, twice as wide above 8 bits, and their RGBA
+    elif header.scans > 1:
+        a_pixel = 7 + 2 * header.components  # all coefficients are held until the last scan
+    else:
+        a_pixel = 7
+    return size_bytes + header.width * header.height * a_pixel + header.extra_bytes
 
 
 def _check_limits(header: ImageHeader, size_bytes: int, settings: DecodeSettings) -> None:
-    if decode_cost(header, size_bytes) > settings.max_decode_bytes:
-        raise ImageError(FailureCode.TOO_MANY_PIXELS, f"{header.width}x{header.height} pixels are too many")
+    """Refuse what would cost too much memory or time, by what is claimed or by what a decoder has found."""
+    pixels = header.width * header.height
+    cost = decode_cost(header, size_bytes)
+    if cost > settings.max_decode_bytes:
+        raise ImageError(
+            FailureCode.TOO_MANY_PIXELS,
+            f"{header.width}x{header.height} {header.format} would take {cost} bytes to decode, "
+            f"max_decode_bytes allows {settings.max_decode_bytes}",
+        )
+    if header.scans > 1 and header.scans * pixels > settings.max_scan_pixels:
+        raise ImageError(
+            FailureCode.TOO_MANY_PIXELS,
+            f"{header.scans} progressive scans of {header.width}x{header.height} are {header.scans * pixels} pixels "
+            f"to decode, max_scan_pixels allows {settings.max_scan_pixels}",
+        )
 
 
-def _decode_pillow(data: bytes, header: ImageHeader) -> Pixels:
-    with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as image:
-        return np.asarray(image.convert("RGB"))
+def _out_of_memory(width: int, height: int) -> ImageError:
+    return ImageError(FailureCode.TOO_MANY_PIXELS, f"{width}x{height} pixels need more memory than there is")
+
+
+def _decode(data: bytes, header: ImageHeader, settings: DecodeSettings) -> tuple[Pixels, str]:
+    """Ask the decoders in turn; return RGB as displayed, C-contiguous, and who has decoded it."""
+    if header.format == "jpeg":
+        pixels = _decode_simplejpeg(data, header)
+        if pixels is not None:
+            return pixels, "simplejpeg"
+    if header.encoding in ("rle4", "rle8"):
+        return decode_bmp_rle(data, header), "score-images"
+    if header.format == "heif":
+        return _decode_heif(data, header, settings), "pillow-heif"
+    return _decode_pillow(data, header, settings), "pillow"
+
+
+def _decode_simplejpeg(data: bytes, header: ImageHeader) -> Pixels | None:
+    """Decode a JPEG whose every byte is as it should be, or return None: another decoder may read it or say why not.
+
+    CMYK is left to Pillow, which knows Adobe's inverted inks.
+    """
+    if header.components == 4:
+        return None
+    try:
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        return None
+    return _turn(pixels, _jpeg_orientation(data))
+
+
+def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -> Pixels:
+    try:
+        image = _PILLOW[header.format](io.BytesIO(data))
+        _check_limits(_found(header, image), len(data), settings)
+        image.load()
+        _check_limits(_found(header, image), len(data), settings)
+        pixels = _compose(image, header.bits, settings.background)
+        orientation = _jpeg_orientation(data) if header.format == "jpeg" else _orientation(image)
+    except ImageError:
+        raise
+    except Exception as error:  # on hostile bytes Pillow raises nearly every built-in exception
+        raise _refusal(error, header, len(data)) from error
+    return _turn(pixels, orientation)
+
+
+def _decode_heif(data: bytes, header: ImageHeader, settings: DecodeSettings) -> Pixels:
+    try:
+        heif = _pillow_heif()
+    except ImportError as error:
+        raise ImageError(
+            FailureCode.UNSUPPORTED_FORMAT,
+            "heif is read only with the extra heic: pip install 'score-images[heic]'",
+        ) from error
+    try:
+        opened = heif.open_heif(io.BytesIO(data))
+        _check_limits(_found(header, opened), len(data), settings)
+        image = opened.to_pillow()
+        # libheif has turned the picture by the container's own tags already, which go before EXIF.
+        return _compose(image, 8, settings.background)
+    except ImageError:
+        raise
+    except Exception as error:  # as for Pillow: a foreign decoder on hostile bytes
+        raise _refusal(error, header, len(data)) from error
+
+
+@functools.cache
+def _pillow_heif() -> ModuleType:
+    import pillow_heif
+
+    pillow_heif.options.DECODE_THREADS = 1
+    module: ModuleType = pillow_heif
+    return module
+
+
+def _found(header: ImageHeader, image: Image.Image) -> ImageHeader:
+    """Return the header with the larger of the claimed and the found size: GIF frames and HEIF grids differ."""
+    return header._replace(width=max(header.width, image.size[0]), height=max(header.height, image.size[1]))
+
+
+def _refusal(error: Exception, header: ImageHeader, size_bytes: int) -> ImageError:
+    """Say in one sentence and by a code why a decoder has refused an image."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return _out_of_memory(header.width, header.height)
+    if isinstance(error, EOFError) or re.search("truncated|not enough|unexpected end|too short", text, re.I):
+        code = FailureCode.TRUNCATED_IMAGE
+    elif re.search("unsupported|not supported|unknown pixel mode|cannot handle|not configured", text, re.I):
+        code = FailureCode.UNSUPPORTED_FORMAT
+    else:
+        code = FailureCode.CORRUPT_IMAGE
+    return ImageError(code, f"the {header.format} of {size_bytes} bytes cannot be decoded: {text[:300]}")
+
+
+def _compose(image: Image.Image, bits: int, background: Colour) -> Pixels:
+    """Turn a loaded image of any mode into RGB on the background, in bands: no second copy of the whole is made."""
+    width, height = image.size
+    rows = max(1, _BAND_PIXELS // width)
+    if rows >= height:
+        return _compose_band(image, bits, background)
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = _compose_band(image.crop((0, top, width, bottom)), bits, background)
+    return pixels
+
+
+def _compose_band(image: Image.Image, bits: int, background: Colour) -> Pixels:
+    if image.mode.startswith("F"):
+        raise ImageError(FailureCode.UNSUPPORTED_FORMAT, "floating-point samples have no range that could be known")
+    if image.mode == "I" and bits != 16:
+        raise ImageError(FailureCode.UNSUPPORTED_FORMAT, "32-bit integer samples have no range that could be known")
+    if image.mode.startswith("I"):
+        return _grey16(image, bits, background)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        canvas = Image.new("RGB", image.size, background)
+        canvas.paste(layer, mask=layer)
+        return np.asarray(canvas)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _grey16(image: Image.Image, bits: int, background: Colour) -> Pixels:
+    """Scale 9 to 16 bits to 8 by division; Pillow's own conversion clips at 255."""
+    samples = np.asarray(image)
+    if image.mode == "I":  # signed
+        samples = samples + (1 << bits - 1)
+    grey = (samples >> max(bits - 8, 0)).astype(np.uint8)
+    pixels = np.repeat(grey[:, :, None], 3, axis=2)
+    if "transparency" in image.info:
+        pixels[samples == image.info["transparency"]] = background
+    return pixels
+
+
+def _jpeg_orientation(data: bytes) -> int:
+    """Read the orientation from EXIF, or else from XMP, of a JPEG whose header has been probed."""
+    exif = xmp = b""
+    for marker, start, end in jpeg_segments(data):
+        if marker == 0xE1 and not exif and data.startswith(b"Exif\x00", start):
+            exif = data[start:end]
+        elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\x00", start):
+            xmp = data[start:end]
+    if not exif and not xmp:
+        return 1
+    image = Image.Image()
+    image.info = {"exif": exif, "xmp": xmp} if exif else {"xmp": xmp}
+    return _orientation(image)
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return how the picture has to be turned, 1 to 8; 1 where the metadata says nothing or cannot be read."""
+    try:
+        value = image.getexif().get(_ORIENTATION)
+    except Exception:  # noqa: BLE001 - damaged metadata raises anything, and does not make the picture unreadable
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def _turn(pixels: Pixels, orientation: int) -> Pixels:
+    """Turn and mirror as EXIF orientation 1 to 8 says; other values turn nothing."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    # A copy, not the view: whoever needed a copy later would hold both.
+    return np.ascontiguousarray(pixels)

@@ -85,8 +85,17 @@ def resize(pixels: Pixels, interpolation: str, height: int, width: int) -> Pixel
         return resized
     if interpolation in ("bilinear_no_antialias", "bilinear_legacy"):
         return _bilinear(pixels, height, width, half_pixel_centers=interpolation == "bilinear_no_antialias")
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.array(image.resize((width, height), _PILLOW_FILTERS[interpolation]))
+    return np.array(_to_pillow(pixels).resize((width, height), _PILLOW_FILTERS[interpolation]))
+
+
+def _to_pillow(pixels: Pixels) -> Image.Image:
+    """Copy an image into Pillow's memory; a crop of whole rows goes there directly, without a copy between."""
+    height, width = pixels.shape[:2]
+    row = pixels.strides[0]
+    if pixels.strides[1:] != (3, 1) or row < 3 * width:
+        return Image.fromarray(np.ascontiguousarray(pixels))
+    samples = np.lib.stride_tricks.as_strided(pixels, ((height - 1) * row + 3 * width,), (1,), writeable=False)
+    return Image.frombuffer("RGB", (width, height), samples, "raw", "RGB", row, 1)
 
 
 def _crop_size(pixels: Pixels, crop_pct: float, height: int, width: int) -> tuple[int, int]:
@@ -157,28 +166,37 @@ def _letterbox(pixels: Pixels, settings: PreprocessSettings, height: int, width:
 
 
 def _bilinear(pixels: Pixels, height: int, width: int, *, half_pixel_centers: bool) -> Pixels:
-    """Interpolate between the four nearest pixels as TensorFlow does: no antialiasing, float32, rounded at the end."""
+    """Interpolate between the four nearest pixels as TensorFlow does: no antialiasing, float32, rounded at the end.
+
+    The arithmetic and its order are TensorFlow's, so that the result is the same to the last bit. OpenCV's is within
+    one of 255, but converts the whole image to float32 first, which costs 20 times as much on 12 megapixels.
+    """
     above, below, down = _neighbours(pixels.shape[0], height, half_pixel_centers=half_pixel_centers)
     before, after, right = _neighbours(pixels.shape[1], width, half_pixel_centers=half_pixel_centers)
-    down, right = down[:, None, None], right[None, :, None]
-    # np.take, unlike pixels[above], copies in C order.
-    upper, lower = np.take(pixels, above, axis=0), np.take(pixels, below, axis=0)
+    # From here on a row is a row of samples: broadcasting over a last axis of 3 is slow.
+    channels = np.arange(3)
+    before = (before[:, None] * 3 + channels).reshape(-1)
+    after = (after[:, None] * 3 + channels).reshape(-1)
+    right = np.repeat(right, 3)
+    upper = np.take(pixels, above, axis=0).reshape(height, -1)
+    lower = np.take(pixels, below, axis=0).reshape(height, -1)
     top = _blend(np.take(upper, before, axis=1), np.take(upper, after, axis=1), right)
     bottom = _blend(np.take(lower, before, axis=1), np.take(lower, after, axis=1), right)
-    bottom -= top
-    bottom *= down
-    top += bottom
-    return np.rint(top, out=top).astype(np.uint8)
+    blended = _blend(top, bottom, down[:, None])
+    return np.rint(blended, out=blended).astype(np.uint8).reshape(height, width, 3)
 
 
-def _blend(first: Pixels, second: Pixels, share: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _blend(
+    first: npt.NDArray[np.uint8 | np.float32],
+    second: npt.NDArray[np.uint8 | np.float32],
+    share: npt.NDArray[np.float32],
+) -> npt.NDArray[np.float32]:
     """Return first + (second - first) * share in float32."""
-    start = first.astype(np.float32)
-    step = second.astype(np.float32)
-    step -= start
-    step *= share
-    step += start
-    return step
+    blended = second.astype(np.float32)
+    blended -= first
+    blended *= share
+    blended += first
+    return blended
 
 
 def _neighbours(
