@@ -6,10 +6,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import model_zoo
 import numpy as np
 import pytest
 
+from tests import model_zoo
 from transforms.freezing import compile_model, freeze, read_layout, scale_and_offset
 from transforms.model_interface import OpenModel, TensorDescription
 from transforms.models import load_model

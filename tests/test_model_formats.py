@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import model_zoo
 import numpy as np
 import pytest
 
+from tests import model_zoo
 from transforms.errors import ModelError
 from transforms.models import Classifier, ModelDescription, describe_model, load_model
 from transforms.settings import ModelSettings, PreprocessSettings

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import model_zoo
 import pytest
 
+from tests import model_zoo
 from transforms.models import describe_model
 from transforms.settings import ModelSettings
 

@@ -12,10 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import model_zoo
 import numpy as np
 import pytest
 
+from tests import model_zoo
 from transforms import model_sources, storage
 from transforms.errors import ModelError
 from transforms.model_sources import cache_folder, local_path, unpack

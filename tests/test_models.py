@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import model_zoo
 import numpy as np
 import pytest
-from model_zoo import expected_logits, photos, pooled_model
 
+from tests import model_zoo
+from tests.model_zoo import expected_logits, photos, pooled_model
 from transforms.errors import ModelError
 from transforms.models import as_rows, describe_model, fingerprint_model, load_model, prepare_devices
 from transforms.settings import ModelSettings, PreprocessSettings
