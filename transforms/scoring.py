@@ -259,6 +259,7 @@ class Scorer:
                 "output": self.meaning.output,
                 "activation": self.meaning.activation,
                 "activation_reason": self.meaning.reason,
+                "num_units": str(self.meaning.num_units),
                 "calibration": plan.calibration.model_dump_json(),
                 "preprocessing": plan.preprocess.model_dump_json(),
                 **{f"fingerprint.{name}": value for name, value in self.fingerprints.items()},
