@@ -208,6 +208,8 @@ def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -
         _check_limits(_found(header, image), len(data), settings)
         image.load()
         _check_limits(_found(header, image), len(data), settings)
+        if header.format == "png":
+            _mend_transparent_colour(image, header.bits)
         pixels = _compose(image, header.bits, settings.background)
         orientation = _jpeg_orientation(data) if header.format == "jpeg" else _orientation(image)
     except ImageError:
@@ -291,6 +293,15 @@ def _compose_band(image: Image.Image, bits: int, background: Colour) -> Pixels:
         canvas.paste(layer, mask=layer)
         return np.asarray(canvas)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _mend_transparent_colour(image: Image.Image, bits: int) -> None:
+    """Bring a PNG's transparent colour to 8 bits: Pillow scales the samples of 2, 4 and 16 bits, but not this key."""
+    key = image.info.get("transparency")
+    if image.mode == "L" and isinstance(key, int) and bits < 8:
+        image.info["transparency"] = key * 255 // ((1 << bits) - 1)
+    elif image.mode == "RGB" and isinstance(key, tuple) and bits == 16:
+        image.info["transparency"] = tuple(sample >> 8 for sample in key)
 
 
 def _grey16(image: Image.Image, bits: int, background: Colour) -> Pixels:
