@@ -349,3 +349,37 @@ def test_labels_are_found_in_assets(tmp_path: Path) -> None:
     vocabulary = model_zoo.pooled_model(tmp_path / "c", asset=("words.txt", "a\nb\n"))
     assert describe(labelled).labels == describe(lines).labels == ["cat", "dog", "föx", "owl"]
     assert describe(vocabulary).labels is None
+
+
+def test_saved_model_as_text_loads(zoo: Path, tmp_path: Path) -> None:
+    """A saved_model.pbtxt serves as well as a saved_model.pb; a damaged one is named."""
+    from google.protobuf import text_format
+    from tensorflow.core.protobuf import saved_model_pb2
+
+    path = shutil.copytree(zoo / "pooled", tmp_path / "m")
+    proto = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    (path / "saved_model.pb").unlink()
+    (path / "saved_model.pbtxt").write_text(text_format.MessageToString(proto))
+    np.testing.assert_allclose(load(path).predict(PIXELS), LOGITS, atol=2e-6)
+    (path / "saved_model.pbtxt").write_text("meta_graphs {")
+    assert refusal(path).startswith(f"{path}/saved_model.pbtxt is corrupted (")
+
+
+def test_parameters_of_a_model_saved_frozen_are_counted(tmp_path: Path) -> None:
+    """A model whose weights are constants in its graph has as many parameters as one with variables."""
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.score = tf.function(
+        lambda images: {"logits": tf.reduce_mean(images, [1, 2]) @ tf.constant(model_zoo.weights())},
+        input_signature=[tf.TensorSpec([None, 6, 8, 3], tf.float32, name="images")],
+    )
+    tf.saved_model.save(module, str(tmp_path / "m"), signatures={"serving_default": module.score})
+    assert describe(tmp_path / "m").parameter_count == 12
+
+
+def test_labels_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    """A label file in another encoding than UTF-8 is named, not guessed at."""
+    path = model_zoo.pooled_model(tmp_path / "m", asset=("labels.txt", "cat\n"))
+    (path / "assets" / "labels.txt").write_bytes("fö\n".encode("latin-1"))
+    assert refusal(path).startswith(f"{path}/assets/labels.txt is not text in UTF-8: ")

@@ -287,6 +287,16 @@ def test_uncompressed_handle_is_read_from_its_bucket(
             local_path(ModelSettings(path=answer, hub_cache=str(cache)))
 
 
+def test_object_names_write_nothing_outside_the_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An object may be called anything; a name that leads out of the model's folder is refused."""
+    url = "s3://models/cats"
+    monkeypatch.setattr(storage, "stat", lambda _: None)
+    monkeypatch.setattr(storage, "list_folder", lambda _: [storage.FileStat(f"{url}/../../outside.txt", 1, "1")])
+    assert refusal(url, cache) == (
+        "model.path s3://models/cats holds s3://models/cats/../../outside.txt, whose name leads out of its folder"
+    )
+
+
 def test_local_paths_stay_where_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local model is used in place: absolute, relative, ~ and file:// alike."""
     monkeypatch.chdir(tmp_path)

@@ -211,9 +211,11 @@ def _copy_remote(url: str, cache: Path) -> Path:
 def _copy_files(files: list[storage.FileStat], url: str, place: Path, name: str) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix=f"{place.name}.") as temporary:
+        root = Path(temporary) / "model" / name
         for file in files:
-            target = Path(temporary) / "model" / name / file.path.removeprefix(url).lstrip("/")
-            target = target if file.path != url else Path(temporary) / "model" / name
+            target = root if file.path == url else root / file.path.removeprefix(url).lstrip("/")
+            if ".." in target.relative_to(root).parts:
+                raise ModelError(f"model.path {url} holds {file.path}, whose name leads out of its folder")
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem, inner = storage.filesystem(file.path)
             with filesystem.open_input_stream(inner) as source, target.open("wb") as copy:
