@@ -12,9 +12,15 @@ from typing import NoReturn
 
 from transforms.errors import ConfigError, ExitCode, RunError, ScoreImagesError
 
+_BEAM_TRACEBACKS = (
+    "apache_beam.runners.worker",
+    "apache_beam.runners.portability.fn_api_runner",
+    "apache_beam.runners.common",
+    "apache_beam.io.gcp.bigquery",  # warns of a missing extra that nothing here uses
+)
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
-_COMMANDS = ("run", "demo", "config")
+_COMMANDS = ("run", "demo", "config", "evaluate")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +77,10 @@ def _log_to_stderr(verbose: bool) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
     for package in ("pipeline", "transforms"):
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not verbose:
+        # What a worker raises comes back to us and is told in one line; Beam logs its traceback besides.
+        for package in _BEAM_TRACEBACKS:
+            logging.getLogger(package).setLevel(logging.CRITICAL)
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  the signature is Python's
@@ -83,7 +93,7 @@ def entry_point() -> NoReturn:
     try:
         code = main()
     except KeyboardInterrupt:
-        sys.stderr.write("score-images: interrupted; finished files are kept, the same --run-id continues the run\n")
+        sys.stderr.write("score-images: interrupted\n")
         code = int(ExitCode.INTERRUPTED)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -1,14 +1,18 @@
 """The life of one run: check, load, launch, wait, and say how it ended."""
 
+import contextlib
 import importlib.metadata
 import logging
 import platform
 import re
+import signal
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple, Self
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
@@ -174,25 +178,47 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
     pipeline = beam.Pipeline(options=prepared.options)
     build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files)
     watch = request.show_progress and is_in_process(prepared.options)
-    try:
-        if watch:
-            with ShowProgress(observe.process_counts, prepared.adopted.rows):
+    progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
+    with _Interrupts() as interrupts:
+        try:
+            with progress:
                 result = pipeline.run()
                 result.wait_until_finish()
-        else:
-            result = pipeline.run()
-            result.wait_until_finish()
-    except Exception as error:
-        found = [match["message"] for match in _WORKER_ERROR.finditer(str(error))]
-        if found:
-            raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
-        raise RunError(
-            ExitCode.INTERRUPTED,
-            f"run {prepared.layout.run_id} broke off: {_cause(error)}; finished files are kept, run again with "
-            f"--run-id {prepared.layout.run_id} to continue",
-        ) from error
+        except (Exception, KeyboardInterrupt) as error:
+            found = [match["message"] for match in _WORKER_ERROR.finditer(str(error))]
+            if found and not interrupts.seen:
+                raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
+            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error)}"
+            raise RunError(
+                ExitCode.INTERRUPTED,
+                f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
+                f"--run-id {prepared.layout.run_id} to continue",
+            ) from error
     counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
     return {counter.key.metric.name: counter.result for counter in counters}
+
+
+class _Interrupts:
+    """Remembers that Ctrl-C or SIGTERM came: a runner makes the KeyboardInterrupt in a worker a text among others."""
+
+    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature is Python's
+        self.seen = True
+        raise KeyboardInterrupt
 
 
 def _cause(error: BaseException) -> str:

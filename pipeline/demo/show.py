@@ -70,7 +70,9 @@ def _show(result: RunResult) -> None:
         table.add_row(escape(Path(row["image_path"]).name), *map(escape, answers))
     console.print(table)
     for row in failures:
-        console.print(f"failed: {escape(Path(row['image_path']).name)}: {row['code']}: {escape(row['message'])}", soft_wrap=True)
+        console.print(
+            f"failed: {escape(Path(row['image_path']).name)}: {row['code']}: {escape(row['message'])}", soft_wrap=True
+        )
     console.print()
 
 

@@ -1,0 +1,205 @@
+"""Publishing: the ledger law, the limits, and a kill after every single step."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.runs import tree
+from transforms import publishing, storage
+from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.layout import RunLayout
+from transforms.part_files import PartWriter
+from transforms.publishing import Ledger, RunFacts, complete, is_published, publish, read_outcome
+from transforms.records import WrittenFile
+from transforms.settings import LimitSettings, WriteSettings
+from transforms.staging import claim_staging
+from transforms.tables import FAILURES_SCHEMA
+
+SCORES = pa.schema([pa.field("image_path", pa.string(), nullable=False)])
+
+
+def facts_for(output: Path, run_id: str = "night", **changes: Any) -> RunFacts:
+    """A run of paths only."""
+    values: dict[str, Any] = {
+        "layout": RunLayout(str(output), run_id),
+        "limits": LimitSettings(),
+        "write": WriteSettings(),
+        "schemas": {"scores": SCORES, "failures": FAILURES_SCHEMA},
+        "file_metadata": {},
+        "manifest": {"model_id": "m"},
+    }
+    return RunFacts(**{**values, **changes})
+
+
+def stage(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
+    """Write staged scores files with these paths."""
+    claim_staging(facts.layout, {"model": "m"})
+    written = []
+    for paths in files:
+        writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, {}, facts.write)
+        writer.write(pa.record_batch({"image_path": paths}, schema=SCORES))
+        file = writer.close()
+        assert file is not None
+        written.append(file)
+    return written
+
+
+def published_paths(output: Path, run_id: str = "night") -> list[str]:
+    """What a query over the published scores reads."""
+    folder = output / "scores" / f"run_id={run_id}"
+    return sorted(
+        path for file in folder.iterdir() for path in pq.read_table(file, partitioning=None)["image_path"].to_pylist()
+    )
+
+
+@pytest.mark.parametrize(
+    ("ledger", "mismatch"),
+    [
+        (Ledger(0, 0, 0, 0, 0, 0), None),  # an empty run
+        (Ledger(10, 2, 8, 5, 2, 1), None),  # everything at once
+        (Ledger(10, 1, 8, 5, 2, 1), "listed 10 is not unique 8 + duplicates 1: +1"),  # one lost in the shuffle
+        (Ledger(10, 2, 8, 4, 2, 1), "unique 8 is not scored 4 + failed 2 + skipped 1: +1"),  # one without a row
+        (Ledger(10, 2, 8, 6, 2, 1), "unique 8 is not scored 6 + failed 2 + skipped 1: -1"),  # one with two rows
+    ],
+)
+def test_the_ledger_law(ledger: Ledger, mismatch: str | None) -> None:
+    """Listed = unique + duplicates, and unique = scored + failed + skipped; what breaks is said with its sign."""
+    assert ledger.mismatch() == mismatch
+
+
+def test_a_ledger_that_does_not_add_up_publishes_nothing(tmp_path: Path) -> None:
+    """Exit 4, the difference in the message and in refused.json, staged files kept."""
+    facts = facts_for(tmp_path)
+    files = stage(facts, ["a", "b"])
+    outcome = publish(facts, files, Ledger(3, 0, 3, 2, 0, 0))
+    assert outcome.exit_code == ExitCode.LEDGER_MISMATCH
+    assert outcome.message == (
+        "the ledger of run night does not add up: unique 3 is not scored 2 + failed 0 + skipped 0: +1; nothing is "
+        f"published; what was scored is kept in {tmp_path}/runs/night/_staging"
+    )
+    assert read_outcome(facts.layout) == outcome
+    assert not (tmp_path / "scores").exists()
+    assert Path(files[0].path).exists()
+
+
+def test_orphans_are_deleted_and_never_published(tmp_path: Path) -> None:
+    """A file that no committed bundle reported goes with the staging folder."""
+    facts = facts_for(tmp_path)
+    files = stage(facts, ["a"], ["b"], ["a"])
+    publish(facts, files[:2], Ledger(2, 0, 2, 2, 0, 0))
+    assert published_paths(tmp_path) == ["a", "b"]
+    assert not Path(facts.layout.staging).exists()
+
+
+def test_publishing_twice_is_publishing_once(tmp_path: Path) -> None:
+    """A runner may repeat the step: the second time it finds the run published."""
+    facts = facts_for(tmp_path)
+    files = stage(facts, ["a"])
+    first = publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
+    before = tree(tmp_path)
+    assert publish(facts, files, Ledger(1, 0, 1, 1, 0, 0)) == first
+    assert tree(tmp_path) == before
+
+
+def test_repeating_an_overwrite_keeps_the_new_run(tmp_path: Path) -> None:
+    """The repeated step of an overwriting run does not replace what it has just published."""
+    publish(facts_for(tmp_path), stage(facts_for(tmp_path), ["old"]), Ledger(1, 0, 1, 1, 0, 0))
+    facts = facts_for(tmp_path, overwrite=True, manifest={"model_id": "new"})
+    files = stage(facts, ["new"])
+    first = publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
+    assert publish(facts, files, Ledger(1, 0, 1, 1, 0, 0)) == first
+    assert published_paths(tmp_path) == ["new"]
+
+
+class KilledError(Exception):
+    """Stands for kill -9 at a call of the storage."""
+
+
+STEPS = ("write_bytes", "move_files", "exchange_folder", "delete_file", "delete_folder")
+
+
+def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
+    """Let that many steps of publishing happen, and none after them."""
+    left = [calls]
+
+    def counted(real: Any) -> Any:
+        def call(*args: Any) -> Any:
+            if left[0] == 0:
+                raise KilledError
+            left[0] -= 1
+            return real(*args)
+
+        return call
+
+    for name in STEPS:
+        monkeypatch.setattr(publishing.storage, name, counted(getattr(storage, name)))
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_kill_at_any_step_is_completed(tmp_path: Path, overwrite: bool) -> None:
+    """After each step in turn: a reader sees the old run or the new one, whole; the next call completes the new."""
+    for calls in range(40):
+        output = tmp_path / f"kill{calls}"
+        if overwrite:
+            publish(facts_for(output), stage(facts_for(output), ["old1", "old2"]), Ledger(2, 0, 2, 2, 0, 0))
+        facts = facts_for(output, overwrite=overwrite, manifest={"model_id": "new"})
+        files = stage(facts, ["a"], ["b"])
+        ledger = Ledger(2, 0, 2, 2, 0, 0)
+        with pytest.MonkeyPatch.context() as patch:
+            kill_after(patch, calls)
+            try:
+                publish(facts, files, ledger)
+                killed = False
+            except KilledError:
+                killed = True
+        if is_published(facts.layout):
+            old = json.loads(Path(facts.layout.manifest).read_text())["model_id"] == "m"
+            assert published_paths(output) == (["old1", "old2"] if old else ["a", "b"])
+            if (output / "latest.json").exists() and not old:
+                assert json.loads((output / "latest.json").read_text())["run_id"] == "night"
+        if not killed:
+            assert calls > 5
+            assert not Path(facts.layout.staging).exists()
+            return
+        # The next attempt: what a plan says is completed; without a plan the staged files are adopted again.
+        if not complete(facts.layout):
+            assert not is_published(facts.layout) or overwrite
+            adopted = claim_staging(facts.layout, {"model": "m"})
+            assert adopted.rows == 2
+            publish(facts, adopted.files, ledger)
+        assert published_paths(output) == ["a", "b"]
+        assert json.loads(Path(facts.layout.manifest).read_text())["model_id"] == "new"
+        assert not Path(facts.layout.staging).exists()
+    pytest.fail("publishing takes more than 40 steps")
+
+
+def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path: Path) -> None:
+    """Neither published nor refused: interrupted."""
+    with pytest.raises(RunError, match="run again with --run-id night to continue it") as caught:
+        read_outcome(RunLayout(str(tmp_path), "night"))
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+
+
+def test_staging_of_something_else_is_refused(tmp_path: Path) -> None:
+    """The identity that a run was begun with is the one it is continued with."""
+    layout = RunLayout(str(tmp_path), "night")
+    claim_staging(layout, {"model": "a", "preprocessing": "p"})
+    with pytest.raises(ConfigError) as caught:
+        claim_staging(layout, {"model": "b", "preprocessing": "p"})
+    assert str(caught.value) == (
+        "run night was begun with another model: one run never mixes two; give the configuration that it was begun "
+        f"with, another --run-id, or delete {tmp_path}/runs/night/_staging to start it anew"
+    )
+
+
+def test_a_table_without_rows_can_be_queried(tmp_path: Path) -> None:
+    """No failure is an empty failures table, not a missing one."""
+    facts = facts_for(tmp_path)
+    publish(facts, stage(facts, ["a"]), Ledger(1, 0, 1, 1, 0, 0))
+    (part,) = (tmp_path / "failures" / "run_id=night").iterdir()
+    assert pq.read_schema(part).names == FAILURES_SCHEMA.names
+    assert pq.read_metadata(part).num_rows == 0
