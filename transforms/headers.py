@@ -153,7 +153,7 @@ def _read_jpeg(data: bytes) -> ImageHeader:
                 _corrupt("the JPEG has a scan before its frame header")
             if frame.encoding.startswith("progressive") or data[start] < frame.components:
                 # Scans can only begin with this marker: inside compressed data 0xFF is always followed by 0x00.
-                return frame._replace(scans=data.count(b"\xff\xda", start))
+                return frame._replace(scans=1 + data.count(b"\xff\xda", start))
             return frame
     _corrupt("the JPEG has no frame header")
 
@@ -247,6 +247,8 @@ def _read_bmp(data: bytes) -> ImageHeader:
     height = abs(height)
     if compression not in _BMP_ENCODINGS or bits not in (1, 2, 4, 8, 16, 24, 32):
         _unsupported(f"the BMP has compression {compression} with {bits} bits a pixel, which is not read")
+    if header_bytes == 64 and compression == 3:
+        _unsupported("the BMP is compressed by OS/2's Huffman coding, which is not read")
     encoding = _BMP_ENCODINGS[compression]
     min_bytes = 0
     if encoding in ("", "bitfields"):
