@@ -1,5 +1,5 @@
 # `make help` explains. Two commands do everything on a fresh machine: make demo, make test.
-PYTHON ?= python3.11
+PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := demo,test,lint

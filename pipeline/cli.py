@@ -1,6 +1,7 @@
 """The command line: one thin module a command, exit codes, and errors in one line."""
 
 import argparse
+import glob
 import importlib
 import logging
 import os
@@ -16,7 +17,6 @@ _BEAM_TRACEBACKS = (
     "apache_beam.runners.worker",
     "apache_beam.runners.portability.fn_api_runner",
     "apache_beam.runners.common",
-    "apache_beam.io.gcp.bigquery",  # warns of a missing extra that nothing here uses
 )
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: Arguments without the program's name; None takes those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    # TensorFlow's C++ part prints a page of notices when it is imported; errors still come through.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    # TensorFlow's C++ part prints a page of notices; without a GPU in the machine, errors for the lack of one, too.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2" if glob.glob("/dev/nvidia*") else "3")
     beam_flags: list[str] = []
     if "--" in arguments:
         split = arguments.index("--")

@@ -12,6 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def call(args: argparse.Namespace) -> int:
     """Run the demo, or build its model only."""
+    from pipeline.quiet import import_beam, import_tensorflow
+
+    import_beam()
+    import_tensorflow()
     from pipeline.demo.model import model_directory
 
     directory = model_directory()

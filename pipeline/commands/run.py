@@ -38,6 +38,10 @@ def call(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
 
     config = load_config(args.config, args.overrides)  # before the slow imports: a typo is answered at once
+    from pipeline.quiet import import_beam, import_tensorflow
+
+    import_beam()
+    import_tensorflow()
     from pipeline.run import RunRequest, run
     from pipeline.summary import summary
 
