@@ -33,7 +33,7 @@ _PILLOW_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
-_MAX_OVERHANG = 32
+_MAX_OVERHANG = 8
 """How many times longer than the model's input an image may be before its far ends are dropped unseen."""
 
 
