@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from transforms import storage
+from transforms import reading
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.headers import probe
 from transforms.images import decode_cost, load_image
@@ -122,7 +122,7 @@ def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) ->
     read_at = started
     stage = Stage.READ
     try:
-        content = storage.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
+        content = reading.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
         read_at = time.perf_counter()
         stage = Stage.DECODE
         ref = ImageRef(ref.path, len(content.data), content.version)

@@ -1,26 +1,31 @@
 """Bytes in and out of local disks, s3:// and gs://, through one cached filesystem a process.
 
-Local files are read with plain system calls, everything else with pyarrow.fs: its clients are cached here
+Local disks are asked with plain system calls, everything else through pyarrow.fs: its clients are cached here
 because a client made for every object costs tens of times the read itself, and they release the GIL.
 Endpoints and credentials come from the platforms' own places (environment, profiles, metadata servers).
 """
 
+import contextlib
 import errno
 import functools
 import os
+import re
 import stat as stat_module
 import urllib.parse
+import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import pyarrow as pa
 from pyarrow import fs
 
-from transforms.errors import ConfigError, FailureCode, ImageError
+from transforms.errors import ConfigError
 
 REMOTE_SCHEMES = ("s3", "gs")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+_NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _MOVE_THREADS = 16
+SECOND = 1_000_000_000  # nanoseconds
 
 
 class FileStat(NamedTuple):
@@ -34,15 +39,6 @@ class FileStat(NamedTuple):
     """Modification time in nanoseconds and size: changes whenever the content is replaced."""
 
 
-class FileContent(NamedTuple):
-    """A file's bytes, and the version that was read."""
-
-    data: bytes
-    """All bytes."""
-    version: str
-    """As in FileStat, of the very bytes that were read where the storage can tell."""
-
-
 def is_remote(path: str) -> bool:
     """Tell whether a path is an object of a remote store."""
     return path.startswith(tuple(f"{scheme}://" for scheme in REMOTE_SCHEMES))
@@ -51,33 +47,51 @@ def is_remote(path: str) -> bool:
 def absolute(path: str, base: str | None = None) -> str:
     """Return the one name that a path has in tables and manifests.
 
-    Local paths become absolute, against `base` or the working directory, without following links; URLs of a
-    known scheme stay as they are, relative paths below a remote base become URLs.
+    Local paths become absolute, against `base` or the working directory; `..` goes by name, links are not followed.
+    URLs of a known scheme keep their key letter for letter, relative paths below a remote base become URLs.
 
     Args:
-        path: A local path, `file://` URL, `s3://` or `gs://` URL.
+        path: A local path, `file://` URL (percent escapes are decoded), `s3://` or `gs://` URL.
         base: The folder that relative paths start from.
 
     Raises:
-        ConfigError: The scheme is not known.
+        ConfigError: The scheme is not known, or the URL names no bucket or another machine.
 
     >>> absolute("cats/1.jpg", "s3://photos/2026")
     's3://photos/2026/cats/1.jpg'
     """
-    scheme, separator, _ = path.partition("://")
-    if separator and scheme.isalnum():
-        if scheme in REMOTE_SCHEMES:
-            return path
-        if scheme == "file":
-            return os.path.normpath(urllib.parse.unquote(urllib.parse.urlparse(path).path))
-        if scheme in ("http", "https", "hdfs", "abfs", "abfss", "wasb", "gcs", "s3a", "s3n"):
-            hint = {"gcs": "; write gs://", "s3a": "; write s3://", "s3n": "; write s3://"}.get(scheme, "")
-            raise ConfigError(f"storage scheme {scheme}:// of {path} is not supported{hint}; use local, s3:// or gs://")
-    if os.path.isabs(path):
-        return os.path.normpath(path)
-    if base is not None and is_remote(base):
-        return f"{base.rstrip('/')}/{path.removeprefix('./')}"
-    return os.path.normpath(os.path.join(base if base is not None else os.getcwd(), path))
+    if found := _SCHEME.match(path):
+        return _absolute_url(path, found[1].lower(), path[found.end() :])
+    if base is not None and is_remote(base) and not os.path.isabs(path):
+        return _below_url(base.rstrip("/"), path)
+    normal = os.path.normpath(os.path.join(base if base is not None else os.getcwd(), path))
+    # POSIX lets normpath keep two leading slashes: one image would have two names.
+    return normal[1:] if normal.startswith("//") else normal
+
+
+def _absolute_url(url: str, scheme: str, rest: str) -> str:
+    place = rest.partition("/")[0]
+    if scheme == "file":
+        if place not in ("", "localhost"):
+            raise ConfigError(f"{url} names the machine {place}; a local file has three slashes, file:///{rest}")
+        # Not urlparse: it would take # and ? out of a file's name.
+        return absolute(os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(rest[len(place) :] or "/"))))
+    if scheme not in REMOTE_SCHEMES:
+        hint = {"gcs": "; write gs://", "s3a": "; write s3://", "s3n": "; write s3://"}.get(scheme, "")
+        raise ConfigError(f"storage scheme {scheme}:// of {url} is not supported{hint}; use local, s3:// or gs://")
+    if not place:
+        raise ConfigError(f"{url} names no bucket; write {scheme}://bucket/folder")
+    return f"{scheme}://{rest}"
+
+
+def _below_url(base: str, path: str) -> str:
+    while path.startswith(("./", "../")):
+        if path.startswith("../"):
+            if base.count("/") <= 2:
+                break  # nothing lies above a bucket: the key stays as it is and is not found
+            base = parent(base)
+        path = path.partition("/")[2]
+    return f"{base}/{path}"
 
 
 def join(folder: str, *parts: str) -> str:
@@ -126,29 +140,58 @@ def stat(path: str) -> FileStat | None:
     Raises:
         OSError: The storage does not answer, or does not permit the question.
     """
-    filesystem_, inner = filesystem(path)
-    info = filesystem_.get_file_info(inner)
-    return _to_stat(path, info) if info.type == fs.FileType.File else None
+    if is_remote(path):
+        filesystem_, inner = filesystem(path)
+        info = filesystem_.get_file_info(inner)
+        return _remote_stat(path, info) if info.type == fs.FileType.File else None
+    status = _local_status(path)
+    return _local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
 
 
 def is_folder(path: str) -> bool:
-    """Tell whether a path is a folder, or a prefix with objects below it."""
-    filesystem_, inner = filesystem(path.rstrip("/") or "/")
-    return bool(filesystem_.get_file_info(inner).type == fs.FileType.Directory)
+    """Tell whether a path is a folder, or a prefix with objects below it.
+
+    Raises:
+        OSError: The storage does not answer, or does not permit the question.
+    """
+    if is_remote(path):
+        filesystem_, inner = filesystem(path.rstrip("/"))
+        return bool(filesystem_.get_file_info(inner).type == fs.FileType.Directory)
+    status = _local_status(path)
+    return status is not None and stat_module.S_ISDIR(status.st_mode)
 
 
-def _version(mtime_ns: int | None, size: int) -> str:
-    return f"{mtime_ns or 0}-{size}"
+def _local_status(path: str) -> os.stat_result | None:
+    # Not through pyarrow: it cannot ask for names that are not UTF-8.
+    try:
+        return os.stat(path)
+    except ValueError:  # a NUL, or a character that no file name can hold
+        return None
+    except OSError as error:
+        if error.errno in _NO_SUCH_PLACE:
+            return None
+        raise
 
 
-def _to_stat(path: str, info: fs.FileInfo) -> FileStat:
-    return FileStat(path, info.size, _version(info.mtime_ns, info.size))
+def _local_stat(path: str, status: os.stat_result) -> FileStat:
+    return FileStat(path, status.st_size, file_version(status.st_mtime_ns, status.st_size))
+
+
+def _remote_stat(path: str, info: fs.FileInfo) -> FileStat:
+    # Some S3 stores list milliseconds and answer a question for one object in seconds: whole seconds are the same.
+    return FileStat(path, info.size, file_version((info.mtime_ns or 0) // SECOND * SECOND, info.size))
+
+
+def file_version(mtime_ns: int, size: int) -> str:
+    """Return the version of a file: its modification time in nanoseconds (whole seconds in stores), and its bytes."""
+    return f"{mtime_ns}-{size}"
 
 
 def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
     """Yield every file below a folder or prefix, in an order that is stable on local disks.
 
-    Local links to folders are followed, a link to a folder above itself is not.
+    Local links to folders are followed, a link to a folder above itself is not. A broken link is listed, so that
+    reading it becomes a failures row; what is deleted while the listing goes on is not.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -159,106 +202,47 @@ def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
         scheme = folder.partition("://")[0]
         for info in filesystem_.get_file_info(fs.FileSelector(inner.rstrip("/"), recursive=recursive)):
             if info.type == fs.FileType.File:
-                yield _to_stat(f"{scheme}://{info.path}", info)
+                yield _remote_stat(f"{scheme}://{info.path}", info)
         return
-    yield from _walk(folder, recursive, frozenset())
+    # A stack of half-listed folders, not a recursion: trees can be deeper than Python's stack.
+    stack = [_scan(folder, frozenset())]
+    while stack:
+        above, entries = stack[-1]
+        for entry in entries:
+            status = _entry_status(entry)
+            if status is None:
+                continue
+            if not stat_module.S_ISDIR(status.st_mode):
+                yield _local_stat(entry.path, status)
+            elif recursive and (status.st_dev, status.st_ino) not in above:
+                try:
+                    stack.append(_scan(entry.path, above))
+                except FileNotFoundError:
+                    continue
+                break
+        else:
+            stack.pop()
 
 
-def _walk(folder: str, recursive: bool, above: frozenset[tuple[int, int]]) -> Iterator[FileStat]:
+_Folders = frozenset[tuple[int, int]]
+
+
+def _scan(folder: str, above: _Folders) -> tuple[_Folders, Iterator[os.DirEntry[str]]]:
     status = os.stat(folder)
-    here = above | {(status.st_dev, status.st_ino)}
     with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.is_dir():
-            status = entry.stat()
-            if recursive and (status.st_dev, status.st_ino) not in here:
-                yield from _walk(entry.path, recursive, here)
-            continue
-        try:
-            status = entry.stat()
-        except FileNotFoundError:  # a broken link is listed, so that reading it becomes a failures row
-            status = entry.stat(follow_symlinks=False)
-        yield FileStat(entry.path, status.st_size, _version(status.st_mtime_ns, status.st_size))
+        return above | {(status.st_dev, status.st_ino)}, iter(sorted(entries, key=lambda entry: entry.name))
 
 
-def read_image_bytes(path: str, max_bytes: int, version: str | None = None) -> FileContent:
-    """Read one image file whole, unless it is too large.
-
-    Args:
-        path: An absolute local path, or a URL.
-        max_bytes: A larger file is not read.
-        version: What the listing said; None asks the storage.
-
-    Raises:
-        ImageError: not_found, permission_denied, too_large_file, empty_file or read_error.
-    """
+def _entry_status(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
-        content = _read_remote(path, max_bytes, version) if is_remote(path) else _read_local(path, max_bytes)
-    except FileNotFoundError as error:
-        raise ImageError(FailureCode.NOT_FOUND, "there is no such file") from error
-    except PermissionError as error:
-        raise ImageError(FailureCode.PERMISSION_DENIED, f"reading is not permitted: {_reason(error)}") from error
-    except (OSError, ValueError, pa.ArrowException) as error:
-        # ValueError: a name with a NUL byte; ArrowException: what pyarrow does not translate into OSError.
-        code = {errno.EACCES: FailureCode.PERMISSION_DENIED, errno.ENOTDIR: FailureCode.NOT_FOUND}
-        found = code.get(getattr(error, "errno", None) or 0, FailureCode.READ_ERROR)
-        raise ImageError(found, f"reading failed: {_reason(error)}") from error
-    if not content.data:
-        raise ImageError(FailureCode.EMPTY_FILE, "the file has no bytes")
-    return content
-
-
-def _reason(error: BaseException) -> str:
-    return (getattr(error, "strerror", None) or str(error)).split("\n")[0]
-
-
-def _check_size(size: int, max_bytes: int) -> None:
-    if size > max_bytes:
-        raise ImageError(
-            FailureCode.TOO_LARGE_FILE,
-            f"the file has {size:,} bytes, decode.max_file_bytes allows {max_bytes:,}",
-        )
-
-
-def _read_local(path: str, max_bytes: int) -> FileContent:
-    # O_NONBLOCK: opening a named pipe that nobody writes to would block for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        return entry.stat()
+    except OSError as error:
+        if error.errno not in _NO_SUCH_PLACE:
+            raise
     try:
-        status = os.fstat(descriptor)
-        if not stat_module.S_ISREG(status.st_mode):
-            kind = "a folder" if stat_module.S_ISDIR(status.st_mode) else "not a regular file"
-            raise ImageError(FailureCode.READ_ERROR, f"the path is {kind}, an image file is needed")
-        _check_size(status.st_size, max_bytes)
-        # One byte more than stated tells whether the file grew after fstat.
-        wanted = status.st_size + 1
-        chunks = []
-        while wanted > 0 and (chunk := os.read(descriptor, wanted)):
-            chunks.append(chunk)
-            wanted -= len(chunk)
-    finally:
-        os.close(descriptor)
-    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    if len(data) != status.st_size:
-        raise ImageError(
-            FailureCode.READ_ERROR,
-            f"the file changed while it was read: {status.st_size:,} bytes announced, {len(data):,} read",
-        )
-    return FileContent(data, _version(status.st_mtime_ns, status.st_size))
-
-
-def _read_remote(path: str, max_bytes: int, version: str | None) -> FileContent:
-    if version is None:
-        found = stat(path)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "no such object", path)
-        _check_size(found.size_bytes, max_bytes)
-        version = found.version
-    filesystem_, inner = filesystem(path)
-    with filesystem_.open_input_stream(inner) as stream:
-        data = stream.read(max_bytes + 1)
-    _check_size(len(data), max_bytes)
-    return FileContent(data, version)
+        return entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def read_bytes(path: str) -> bytes:
@@ -267,6 +251,9 @@ def read_bytes(path: str) -> bytes:
     Raises:
         OSError: It does not exist or cannot be read.
     """
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            return file.read()
     filesystem_, inner = filesystem(path)
     with filesystem_.open_input_stream(inner) as stream:
         return bytes(stream.read())
@@ -284,12 +271,17 @@ def write_bytes(path: str, data: bytes) -> None:
             stream.write(data)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary = f"{path}.{uuid.uuid4().hex}.tmp"
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 def make_folder(path: str) -> None:

@@ -1,0 +1,250 @@
+"""Reading one image file: its bytes and version, or the code and the sentence of its failure."""
+
+import http.server
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transforms import reading, storage
+from transforms.errors import ImageError
+from transforms.reading import read_image_bytes
+
+pytest_plugins = ["tests.s3_store"]
+
+LIMIT = 1000
+
+
+def refusal(path: str, version: str | None = None) -> tuple[str, str]:
+    """Return code and message of the failure to read."""
+    with pytest.raises(ImageError) as caught:
+        read_image_bytes(path, LIMIT, version)
+    return str(caught.value.code), caught.value.message
+
+
+def test_bytes_and_version_are_read(tmp_path: Path) -> None:
+    """Exactly the limit is allowed; the version is the one that a listing gives."""
+    file = tmp_path / "50% #1 [1]?.jpg"
+    file.write_bytes(b"x" * LIMIT)
+    listed = storage.stat(str(file))
+    assert listed is not None
+    assert read_image_bytes(str(file), LIMIT) == (b"x" * LIMIT, listed.version)
+
+
+def test_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
+    """The bytes of a name are the system's affair."""
+    path = f"{tmp_path}/{os.fsdecode(bytes([255]))}.jpg"
+    Path(path).write_bytes(b"x")
+    assert read_image_bytes(path, LIMIT).data == b"x"
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("none", "not_found", "there is no such file"),
+        ("broken", "not_found", "there is no such file"),
+        ("file/below", "not_found", "there is no such file"),  # ENOTDIR
+        ("nul\0", "read_error", "reading failed: embedded null byte"),
+        ("loop", "read_error", "reading failed: Too many levels of symbolic links"),
+        ("n" * 300, "read_error", "reading failed: File name too long"),
+        ("folder", "read_error", "the path is a folder, an image file is needed"),
+        ("pipe", "read_error", "the path is not a regular file, an image file is needed"),  # and does not wait
+        ("empty", "empty_file", "the file has no bytes"),
+        ("large", "too_large_file", "the file has 1,001 bytes, decode.max_file_bytes allows 1,000"),
+    ],
+)
+def test_every_trouble_has_its_code(tmp_path: Path, name: str, code: str, message: str) -> None:
+    """The table says which, and in what words."""
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    (tmp_path / "large").write_bytes(b"x" * (LIMIT + 1))
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    os.mkfifo(tmp_path / "pipe")
+    assert refusal(f"{tmp_path}/{name}") == (code, message)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every file")
+def test_closed_file_is_not_permitted(tmp_path: Path) -> None:
+    """By the system's own refusal."""
+    (tmp_path / "x.jpg").touch(mode=0)
+    assert refusal(f"{tmp_path}/x.jpg") == ("permission_denied", "reading is not permitted: Permission denied")
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "message"),
+    [
+        (13, "permission_denied", "reading is not permitted: Permission denied"),
+        (1, "permission_denied", "reading is not permitted: Operation not permitted"),
+        (110, "read_timeout", "the storage did not answer in time: Connection timed out"),  # a network disk
+        (5, "read_error", "reading failed: Input/output error"),
+    ],
+)
+def test_refusals_of_the_system_have_their_codes(
+    monkeypatch: pytest.MonkeyPatch, number: int, code: str, message: str
+) -> None:
+    """As open raises them; a test that runs as root cannot make them happen."""
+
+    def fail(path: str, _: int) -> int:
+        raise OSError(number, os.strerror(number), path)
+
+    monkeypatch.setattr(os, "open", fail)
+    assert refusal("/photos/x.jpg") == (code, message)
+
+
+def test_too_large_file_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not one byte: a terabyte of zeros costs nothing."""
+    with (tmp_path / "x.jpg").open("wb") as file:
+        file.truncate(2**40)
+
+    def forbidden(*_: Any) -> bytes:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(os, "read", forbidden)
+    assert refusal(f"{tmp_path}/x.jpg")[0] == "too_large_file"
+
+
+@pytest.mark.parametrize(("change", "read"), [(+5, 11), (-4, 6)])
+def test_file_that_changes_while_it_is_read_is_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: int, read: int
+) -> None:
+    """Half an old and half a new file would be scored as one picture."""
+    file = tmp_path / "x.jpg"
+    file.write_bytes(b"x" * 10)
+    real = os.read
+
+    def read_late(descriptor: int, count: int) -> bytes:
+        os.truncate(file, 10 + change)
+        return real(descriptor, count)
+
+    monkeypatch.setattr(os, "read", read_late)
+    assert refusal(str(file)) == (
+        "read_error",
+        f"the file changed while it was read: 10 bytes announced, {read} read",
+    )
+
+
+def test_short_reads_are_put_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system may hand out fewer bytes than were asked for."""
+    (tmp_path / "x.jpg").write_bytes(bytes(range(100)))
+    real = os.read
+    monkeypatch.setattr(os, "read", lambda descriptor, count: real(descriptor, min(count, 7)))
+    assert read_image_bytes(f"{tmp_path}/x.jpg", LIMIT).data == bytes(range(100))
+
+
+def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
+    """Neither by success nor by failure: a night reads millions."""
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        read_image_bytes(f"{tmp_path}/x.jpg", LIMIT)
+        refusal(str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestS3:
+    def test_version_is_the_listings_own(self, bucket: str) -> None:
+        """Listed, asked for, or read: one version of one content."""
+        path = f"{bucket}/in/a b#1.jpg"
+        storage.write_bytes(path, b"x" * LIMIT)
+        listed = next(storage.list_folder(bucket))
+        assert storage.stat(path) == listed
+        assert read_image_bytes(path, LIMIT) == (b"x" * LIMIT, listed.version)
+        assert read_image_bytes(path, LIMIT, listed.version) == (b"x" * LIMIT, listed.version)
+
+    def test_store_without_the_header_is_asked_for_the_version(
+        self, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not every store says with the bytes when they were written."""
+        path = f"{bucket}/x.jpg"
+        storage.write_bytes(path, b"x")
+        expected = storage.stat(path)
+        assert expected is not None
+
+        class Datetime:
+            @staticmethod
+            def fromisoformat(_: str) -> None:
+                raise AssertionError("used")
+
+        monkeypatch.setattr(reading, "_LAST_MODIFIED", "X-None")
+        monkeypatch.setattr(reading, "datetime", Datetime)
+        assert read_image_bytes(path, LIMIT).version == expected.version
+
+    def test_every_trouble_has_its_code(self, bucket: str) -> None:
+        """With the version of a listing and without."""
+        storage.write_bytes(f"{bucket}/empty", b"")
+        storage.write_bytes(f"{bucket}/large", b"x" * (LIMIT + 1))
+        storage.write_bytes(f"{bucket}/folder/x", b"x")
+        for version in (None, "1-1"):
+            missing = ("not_found", "there is no such file")
+            assert refusal(f"{bucket}/none", version) == missing
+            assert refusal(f"{bucket}-none/x", version) == missing
+            assert refusal(f"{bucket}/folder", version) == missing
+            assert refusal(f"{bucket}/empty", version) == ("empty_file", "the file has no bytes")
+            large = "the file has 1,001 bytes, decode.max_file_bytes allows 1,000"
+            assert refusal(f"{bucket}/large", version) == ("too_large_file", large)
+            # A key that Arrow cannot name is listed, and fails by name.
+            key = f"reading failed: Empty path component in path {bucket[5:]}/a//x"
+            assert refusal(f"{bucket}/a//x", version) == ("read_error", key)
+
+
+@pytest.fixture
+def stubborn(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    """A store that answers every request with the status of its class."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        status = 403
+
+        def do_HEAD(self) -> None:
+            self.send_response(self.status)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    storage._remote_filesystem.cache_clear()
+    yield Handler
+    storage._remote_filesystem.cache_clear()
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.mark.parametrize("version", [None, "1-1"])
+def test_closed_bucket_is_not_permitted(stubborn: type, version: str | None) -> None:
+    """The client says so in text only."""
+    del stubborn
+    code, message = refusal("s3://bucket/x.jpg", version)
+    assert code == "permission_denied"
+    assert message.startswith("reading is not permitted: When reading information for key 'x.jpg' in bucket 'bucket'")
+
+
+def test_silent_store_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the AWS client words it; waiting for the real one takes ten seconds."""
+    text = (
+        "When reading information for key 'x.jpg' in bucket 'bucket': AWS Error NETWORK_CONNECTION during HeadObject "
+        "operation: curlCode: 28, Timeout was reached; Details: Operation too slow."
+    )
+
+    class Silent:
+        def open_input_file(self, _: str) -> None:
+            raise OSError(text)
+
+    monkeypatch.setattr(storage, "_remote_filesystem", lambda _: Silent())
+    assert refusal("s3://bucket/x.jpg") == ("read_timeout", f"the storage did not answer in time: {text}")

@@ -1,0 +1,457 @@
+"""Names, listings, writes and moves, on a local disk and on an S3 store."""
+
+import contextlib
+import functools
+import os
+import stat as stat_module
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from transforms import storage
+from transforms.errors import ConfigError
+
+pytest_plugins = ["tests.s3_store"]
+
+# Characters that a URL, a glob, a shell or a table could take for something else.
+HARD_NAMES = (
+    "a b.jpg", " lead.jpg", "trail ", "50%.jpg", "%20.jpg", "#1.jpg", "?q.jpg", "[1].jpg", "*.jpg", "{a,b}.jpg",
+    "it's.jpg", '"q".jpg', "a+b&c=d.jpg", "a\\b.jpg", "~x.jpg", "@x.jpg", "-x.jpg", "ñ日本🍏.jpg", "n\u0303.jpg",
+)  # fmt: skip
+
+
+class TestAbsolute:
+    @pytest.mark.parametrize(
+        ("path", "base", "name"),
+        [
+            ("/a/b.jpg", None, "/a/b.jpg"),
+            ("b.jpg", "/a", "/a/b.jpg"),
+            ("./c/../b.jpg", "/a", "/a/b.jpg"),
+            ("../b.jpg", "/a/c", "/a/b.jpg"),
+            ("/a//b.jpg", None, "/a/b.jpg"),
+            ("//a/b.jpg", None, "/a/b.jpg"),  # POSIX may keep two slashes in front: that would be a second name
+            ("/", None, "/"),
+            ("a:b.jpg", "/a", "/a/a:b.jpg"),  # no scheme without ://
+            ("x.jpg", "s3://bucket/in", "s3://bucket/in/x.jpg"),
+            ("x.jpg", "s3://bucket/in/", "s3://bucket/in/x.jpg"),
+            ("./x.jpg", "gs://bucket", "gs://bucket/x.jpg"),
+            ("../x.jpg", "s3://bucket/in/lists", "s3://bucket/in/x.jpg"),
+            ("./../../x.jpg", "s3://bucket/in/lists", "s3://bucket/x.jpg"),
+            ("../../x.jpg", "s3://bucket/in", "s3://bucket/../x.jpg"),  # nothing lies above a bucket
+            ("a/../x.jpg", "s3://bucket", "s3://bucket/a/../x.jpg"),  # a store has keys, not folders
+            ("/local/x.jpg", "s3://bucket", "/local/x.jpg"),
+            ("s3://bucket/a%20b#1?.jpg", "/a", "s3://bucket/a%20b#1?.jpg"),  # a key, letter for letter
+            ("s3://bucket//x.jpg", None, "s3://bucket//x.jpg"),
+            ("S3://bucket/X.jpg", None, "s3://bucket/X.jpg"),
+            ("file:///a/b.jpg", "s3://bucket", "/a/b.jpg"),
+            ("file://localhost/a/b.jpg", None, "/a/b.jpg"),
+            ("file:///a/x%20y%2520.jpg", None, "/a/x y%20.jpg"),
+            ("file:///a/50%.jpg", None, "/a/50%.jpg"),  # no escape: stays
+            ("file:///a/n#1?.jpg", None, "/a/n#1?.jpg"),  # a file has no query
+            ("file:///a/%C3%B1.jpg", None, "/a/ñ.jpg"),
+            ("file:///a/%FF.jpg", None, "/a/\udcff.jpg"),  # not UTF-8: the name that Python gives to the byte
+            ("file:///a/b%2Fc.jpg", None, "/a/b/c.jpg"),
+        ],
+    )
+    def test_every_form_has_one_name(self, path: str, base: str | None, name: str) -> None:
+        """The table says which; a name is its own name."""
+        assert storage.absolute(path, base) == name
+        assert storage.absolute(name) == name
+
+    def test_relative_paths_start_at_the_working_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Without a base it is the process's own folder."""
+        monkeypatch.chdir(tmp_path)
+        assert storage.absolute("a/b.jpg") == f"{tmp_path}/a/b.jpg"
+
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            (
+                "https://photos/a.jpg",
+                "storage scheme https:// of https://photos/a.jpg is not supported; use local, s3:// or gs://",
+            ),
+            (
+                "s3a://photos/a.jpg",
+                "storage scheme s3a:// of s3a://photos/a.jpg is not supported; write s3://; use local, s3:// or gs://",
+            ),
+            (
+                "git+ssh://x/a.jpg",
+                "storage scheme git+ssh:// of git+ssh://x/a.jpg is not supported; use local, s3:// or gs://",
+            ),
+            ("s3:///a.jpg", "s3:///a.jpg names no bucket; write s3://bucket/folder"),
+            ("gs://", "gs:// names no bucket; write gs://bucket/folder"),
+            (
+                "file://photos/a.jpg",
+                "file://photos/a.jpg names the machine photos; a local file has three slashes, file:///photos/a.jpg",
+            ),
+        ],
+    )
+    def test_what_cannot_be_read_is_refused(self, path: str, message: str) -> None:
+        """The message names the path and the way out."""
+        with pytest.raises(ConfigError) as caught:
+            storage.absolute(path)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("parts", "joined"),
+    [
+        (("/a", "b", "c"), "/a/b/c"),
+        (("/a/", "b"), "/a/b"),
+        (("/", "b"), "/b"),
+        (("s3://bucket", "b"), "s3://bucket/b"),
+        (("s3://bucket/a/", "b c"), "s3://bucket/a/b c"),
+    ],
+)
+def test_joined_parts_have_one_slash_between(parts: tuple[str, ...], joined: str) -> None:
+    """Local and remote alike; parent takes the last part off again."""
+    assert storage.join(*parts) == joined
+    assert storage.join(storage.parent(joined), joined.rpartition("/")[2]) == joined
+
+
+def names(folder: Path, **options: Any) -> list[str]:
+    """Return what is listed, relative to the folder."""
+    return [os.path.relpath(file.path, folder) for file in storage.list_folder(str(folder), **options)]
+
+
+@contextlib.contextmanager
+def deep_folder(top: Path, levels: int) -> Iterator[None]:
+    """Make folders in folders with a file in the last one; take them down again, for rmtree does not get so deep."""
+    here = os.open(top, os.O_RDONLY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=here)
+        here = change(here, "d")
+    os.close(os.open("x.jpg", os.O_CREAT, dir_fd=here))
+    try:
+        yield
+    finally:
+        os.unlink("x.jpg", dir_fd=here)
+        for _ in range(levels):
+            here = change(here, "..")
+            os.rmdir("d", dir_fd=here)
+        os.close(here)
+
+
+def change(here: int, name: str) -> int:
+    """Return a descriptor of another folder, and close this one."""
+    there = os.open(name, os.O_RDONLY, dir_fd=here)
+    os.close(here)
+    return there
+
+
+class TestListFolder:
+    def test_every_file_is_described(self, tmp_path: Path) -> None:
+        """Path, size and version, for hard names and deep ones, sorted by name within a folder."""
+        for name in HARD_NAMES:
+            (tmp_path / name).write_bytes(name.encode())
+        (tmp_path / "deep" / "er").mkdir(parents=True)
+        (tmp_path / "deep" / "er" / "x.jpg").write_bytes(b"x")
+        (tmp_path / "empty").mkdir()
+        found = list(storage.list_folder(str(tmp_path)))
+        assert [file.path for file in found] == [f"{tmp_path}/{name}" for name in sorted([*HARD_NAMES, "deep"])][
+            : sorted([*HARD_NAMES, "deep"]).index("deep")
+        ] + [f"{tmp_path}/deep/er/x.jpg"] + [f"{tmp_path}/{name}" for name in sorted(HARD_NAMES) if name > "deep"]
+        for file in found:
+            assert file == storage.stat(file.path)
+            assert file.size_bytes == len(Path(file.path).read_bytes())
+
+    def test_without_recursion_folders_below_are_left_out(self, tmp_path: Path) -> None:
+        """Only the folder's own files."""
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "b.jpg").touch()
+        (tmp_path / "c.jpg").touch()
+        assert names(tmp_path, recursive=False) == ["c.jpg"]
+
+    def test_links_are_followed_but_never_in_circles(self, tmp_path: Path) -> None:
+        """A link to a folder elsewhere is listed under its own name; one to a folder above is not."""
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "x.jpg").touch()
+        (tmp_path / "a" / "above").symlink_to(tmp_path)
+        (tmp_path / "a" / "self").symlink_to(tmp_path / "a")
+        (tmp_path / "b").symlink_to(tmp_path / "a")
+        (tmp_path / "c.jpg").symlink_to(tmp_path / "a" / "x.jpg")
+        assert names(tmp_path) == ["a/x.jpg", "b/x.jpg", "c.jpg"]
+
+    def test_broken_links_are_listed(self, tmp_path: Path) -> None:
+        """To nowhere, to itself, or below a file: reading them will say what is wrong."""
+        (tmp_path / "a.jpg").symlink_to(tmp_path / "nowhere")
+        (tmp_path / "b.jpg").symlink_to(tmp_path / "b.jpg")
+        (tmp_path / "c.jpg").write_bytes(b"x")
+        (tmp_path / "d.jpg").symlink_to(tmp_path / "c.jpg" / "below")
+        assert names(tmp_path) == ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+
+    def test_pipes_are_listed(self, tmp_path: Path) -> None:
+        """What is no regular file fails by name when it is read."""
+        os.mkfifo(tmp_path / "pipe.jpg")
+        assert names(tmp_path) == ["pipe.jpg"]
+
+    def test_names_that_are_not_utf8_are_listed(self, tmp_path: Path) -> None:
+        """Any byte but slash and NUL may stand in a name."""
+        name = os.fsdecode(b"caf\xe9.jpg")
+        (tmp_path / name).write_bytes(b"x")
+        assert names(tmp_path) == [name]
+        assert storage.stat(f"{tmp_path}/{name}") == next(storage.list_folder(str(tmp_path)))
+
+    def test_deep_trees_are_listed_whole(self, tmp_path: Path) -> None:
+        """Deeper than Python's stack of calls: 1,200 folders."""
+        with deep_folder(tmp_path, 1200):
+            assert names(tmp_path) == ["d/" * 1200 + "x.jpg"]
+
+    def test_what_vanishes_meanwhile_is_not_listed(self, tmp_path: Path) -> None:
+        """Files and folders that are deleted between two entries are no error."""
+        for name in "ab":
+            (tmp_path / f"{name}.jpg").touch()
+        (tmp_path / "c").mkdir()
+        listing = storage.list_folder(str(tmp_path))
+        assert next(listing).path.endswith("a.jpg")
+        (tmp_path / "b.jpg").unlink()
+        (tmp_path / "c").rmdir()
+        assert list(listing) == []
+
+    def test_missing_folder_is_an_error(self, tmp_path: Path) -> None:
+        """Nothing there is not the same as nothing in it."""
+        with pytest.raises(FileNotFoundError):
+            list(storage.list_folder(str(tmp_path / "none")))
+
+    def test_unreadable_folder_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A part of the images never goes missing in silence: the folder below is named."""
+        (tmp_path / "closed").mkdir(mode=0)
+        if os.geteuid() == 0:  # root may read everything: the system call itself refuses
+            real = os.scandir
+            monkeypatch.setattr(os, "scandir", functools.partial(refuse, real, str(tmp_path / "closed")))
+        with pytest.raises(PermissionError, match="closed"):
+            list(storage.list_folder(str(tmp_path)))
+
+    def test_link_into_a_closed_place_is_an_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whether photos lie behind it cannot be told: that is said, not passed over."""
+        (tmp_path / "closed" / "photos").mkdir(parents=True)
+        (tmp_path / "in").mkdir()
+        (tmp_path / "in" / "link").symlink_to(tmp_path / "closed" / "photos")
+        (tmp_path / "closed").chmod(0)
+        if os.geteuid() == 0:
+            monkeypatch.setattr(storage, "_entry_status", lambda entry: refuse(len, entry.path, entry.path))
+        with pytest.raises(PermissionError, match="link"):
+            names(tmp_path / "in")
+        (tmp_path / "closed").chmod(0o700)
+
+
+def refuse(real: Any, closed: str, path: str) -> Any:
+    """Raise what the system raises for a closed place, call the real function for any other."""
+    if path == closed:
+        raise PermissionError(13, "Permission denied", path)
+    return real(path)
+
+
+class TestStat:
+    def test_version_changes_with_the_content(self, tmp_path: Path) -> None:
+        """Modification time and size: a replaced file has another version, an untouched one the same."""
+        file = tmp_path / "x.jpg"
+        file.write_bytes(b"abc")
+        os.utime(file, ns=(0, 1_700_000_000_123_456_789))
+        assert storage.stat(str(file)) == (str(file), 3, "1700000000123456789-3")
+        file.write_bytes(b"abc")
+        assert storage.stat(str(file)) != (str(file), 3, "1700000000123456789-3")
+
+    def test_only_a_file_is_a_file_and_only_a_folder_a_folder(self, tmp_path: Path) -> None:
+        """Everything else is neither, without an error."""
+        (tmp_path / "x.jpg").touch()
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        (tmp_path / "link").symlink_to(tmp_path)
+        os.mkfifo(tmp_path / "pipe")
+        neither = ["none", "loop", "pipe", "x.jpg/below", "n" * 300, "a\0b", "\ud83d"]
+        assert [storage.stat(f"{tmp_path}/{name}") for name in neither] == [None] * 7
+        assert [storage.is_folder(f"{tmp_path}/{name}") for name in [*neither, "x.jpg"]] == [False] * 8
+        assert storage.stat(str(tmp_path)) is None
+        assert storage.is_folder(str(tmp_path))
+        assert storage.is_folder(f"{tmp_path}/link/")
+        assert storage.is_folder("/")
+
+    def test_closed_place_is_an_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Not permitted is not the same as not there."""
+        monkeypatch.setattr(os, "stat", functools.partial(refuse, os.stat, "/closed/x.jpg"))
+        for question in (storage.stat, storage.is_folder):
+            with pytest.raises(PermissionError):
+                question("/closed/x.jpg")
+
+
+class TestWriteBytes:
+    def test_content_is_replaced_in_one_step(self, tmp_path: Path) -> None:
+        """A reader sees one content or the other, never none and never a part; nothing is left beside it."""
+        path = str(tmp_path / "new" / "latest.json")
+        contents = [bytes([letter]) * 100_000 for letter in b"ab"]
+        storage.write_bytes(path, contents[0])
+        seen: set[bytes] = set()
+        stop = threading.Event()
+
+        def read() -> None:
+            while not stop.is_set():
+                seen.add(storage.read_bytes(path))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for turn in range(40):
+            storage.write_bytes(path, contents[turn % 2])
+        stop.set()
+        reader.join()
+        assert seen <= set(contents)
+        assert os.listdir(tmp_path / "new") == ["latest.json"]
+
+    def test_two_writers_do_not_meet(self, tmp_path: Path) -> None:
+        """Threads of one process write the same name at the same time: one of the contents stands, whole."""
+        path = str(tmp_path / "latest.json")
+        contents = [bytes([letter]) * 50_000 for letter in b"abcd"]
+        threads = [
+            threading.Thread(target=lambda data=data: [storage.write_bytes(path, data) for _ in range(20)])
+            for data in contents
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert storage.read_bytes(path) in contents
+        assert os.listdir(tmp_path) == ["latest.json"]
+
+    def test_failed_write_leaves_the_old_content_and_nothing_else(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A full disk costs the write, not what was there."""
+        path = str(tmp_path / "latest.json")
+        storage.write_bytes(path, b"old")
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            storage.write_bytes(path, b"new")
+        assert os.listdir(tmp_path) == ["latest.json"]
+        assert storage.read_bytes(path) == b"old"
+
+
+class TestMoveFiles:
+    def test_interrupted_moves_can_be_repeated(self, tmp_path: Path) -> None:
+        """What has moved already counts as moved; what lies at the new place is replaced."""
+        pairs = [(str(tmp_path / "old" / name), str(tmp_path / "new" / name)) for name in ("a", "b b#1", "c")]
+        for source, _ in pairs:
+            storage.write_bytes(source, source.encode())
+        storage.write_bytes(pairs[2][1], b"from an earlier night")
+        storage.move_files(pairs[:1])  # as far as the first attempt came
+        for _ in range(2):
+            storage.move_files(pairs)
+            assert [storage.read_bytes(target) for _, target in pairs] == [source.encode() for source, _ in pairs]
+        assert os.listdir(tmp_path / "old") == []
+
+    def test_lost_file_is_an_error(self, tmp_path: Path) -> None:
+        """At neither place: nothing is published without it."""
+        pair = (f"{tmp_path}/none", f"{tmp_path}/new/none")
+        with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one.*none"):
+            storage.move_files([pair])
+
+
+class TestExchangeFolder:
+    def test_old_content_goes_to_its_place(self, tmp_path: Path) -> None:
+        """And a repetition changes nothing."""
+        new, place, old = (str(tmp_path / name) for name in ("staging/new", "place", "staging/old"))
+        storage.write_bytes(f"{new}/part", b"new")
+        storage.write_bytes(f"{place}/part", b"old")
+        storage.write_bytes(f"{old}/leftover", b"older")  # of an attempt that was killed
+        for _ in range(2):
+            storage.exchange_folder(new, place, old)
+            assert storage.read_bytes(f"{place}/part") == b"new"
+            assert os.listdir(old) == ["part"]
+        assert storage.read_bytes(f"{old}/part") == b"old"
+
+    def test_kill_between_the_two_renames_is_completed(self, tmp_path: Path) -> None:
+        """The place is empty, the new folder waits: the next call puts it there."""
+        new, place, old = (str(tmp_path / name) for name in ("new", "deep/place", "old"))
+        storage.write_bytes(f"{new}/part", b"new")
+        storage.write_bytes(f"{old}/part", b"old")
+        storage.exchange_folder(new, place, old)
+        assert storage.read_bytes(f"{place}/part") == b"new"
+        assert storage.read_bytes(f"{old}/part") == b"old"
+
+
+def test_deleting_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    """Repeatable, like everything that publishing does."""
+    storage.write_bytes(f"{tmp_path}/a/b/c", b"x")
+    for _ in range(2):
+        storage.delete_file(f"{tmp_path}/a/b/c")
+        assert os.listdir(tmp_path / "a" / "b") == []
+    for _ in range(2):
+        storage.delete_folder(f"{tmp_path}/a")
+        assert os.listdir(tmp_path) == []
+
+
+class TestS3:
+    def test_hard_names_survive_the_round_trip(self, bucket: str) -> None:
+        """Written, listed, asked for and read under their own name, with one version."""
+        for name in HARD_NAMES:
+            storage.write_bytes(f"{bucket}/in/{name}", name.encode())
+        listed = list(storage.list_folder(f"{bucket}/in"))
+        assert {file.path for file in listed} == {f"{bucket}/in/{name}" for name in HARD_NAMES}
+        for file in listed:
+            assert storage.stat(file.path) == file
+            assert storage.read_bytes(file.path) == file.path.rpartition("/")[2].encode()
+
+    def test_prefixes_are_folders(self, bucket: str) -> None:
+        """With or without a slash at the end; below them lie files, with or without those of prefixes below."""
+        for name in ("x.jpg", "a/x.jpg", "a/b/x.jpg", "ab/x.jpg"):
+            storage.write_bytes(f"{bucket}/{name}", b"x")
+        assert storage.is_folder(bucket)
+        assert storage.is_folder(f"{bucket}/a/")
+        assert not storage.is_folder(f"{bucket}/x.jpg")
+        assert not storage.is_folder(f"{bucket}/none")
+        assert storage.stat(f"{bucket}/a") is None
+        listed = [file.path for file in storage.list_folder(f"{bucket}/a/")]
+        assert sorted(listed) == [f"{bucket}/a/b/x.jpg", f"{bucket}/a/x.jpg"]
+        assert [file.path for file in storage.list_folder(f"{bucket}/a", recursive=False)] == [f"{bucket}/a/x.jpg"]
+        assert len(list(storage.list_folder(bucket))) == 4
+
+    def test_missing_places_are_errors_or_none(self, bucket: str) -> None:
+        """A listing of nothing is an error; a question about nothing has the answer None."""
+        with pytest.raises(FileNotFoundError):
+            list(storage.list_folder(f"{bucket}/none"))
+        with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
+            list(storage.list_folder(f"{bucket}-none"))
+        assert storage.stat(f"{bucket}/none") is None
+        assert storage.stat(f"{bucket}-none/x") is None
+        with pytest.raises(FileNotFoundError):
+            storage.read_bytes(f"{bucket}/none")
+
+    def test_objects_are_moved_and_deleted_repeatably(self, bucket: str) -> None:
+        """The staged protocol of a run, twice over."""
+        pairs = [(f"{bucket}/run/_staging/{n}", f"{bucket}/scores/{n}") for n in ("a b", "50%", "c")]
+        storage.make_folder(f"{bucket}/run/_staging")
+        for source, _ in pairs:
+            storage.write_bytes(source, source.encode())
+        storage.move_files(pairs[:1])
+        for _ in range(2):
+            storage.move_files(pairs)
+            assert [storage.read_bytes(target) for _, target in pairs] == [source.encode() for source, _ in pairs]
+            assert [storage.stat(source) for source, _ in pairs] == [None] * 3
+        with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one"):
+            storage.move_files([(f"{bucket}/none", f"{bucket}/new")])
+        for _ in range(2):
+            storage.delete_file(pairs[0][1])
+            assert storage.stat(pairs[0][1]) is None
+        for _ in range(2):
+            storage.delete_folder(f"{bucket}/scores")
+            assert not storage.is_folder(f"{bucket}/scores")
+
+    def test_client_is_made_once(self, bucket: str) -> None:
+        """A client an object would cost tens of times the read."""
+        assert storage.filesystem(f"{bucket}/a")[0] is storage.filesystem(f"{bucket}/b")[0]
+
+
+def test_written_files_obey_the_umask(tmp_path: Path) -> None:
+    """Others can read what a night publishes: files are made like any program makes them."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    storage.write_bytes(str(tmp_path / "written"), b"x")
+    modes = {stat_module.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "written")}
+    assert len(modes) == 1
