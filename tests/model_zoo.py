@@ -91,13 +91,20 @@ def pooled_model(
     return path
 
 
-def callable_model(path: Path, *, training: Sequence[bool] = (True, False), name: str = "__call__") -> Path:
+def callable_model(
+    path: Path,
+    *,
+    training: Sequence[bool] = (True, False),
+    name: str = "__call__",
+    batches: Sequence[int | None] = (2, None),
+) -> Path:
     """Save a SavedModel without signatures; with training=True it returns logits of 100 times the size.
 
     Args:
         path: Where to save it.
         training: The values of the argument `training` that it is traced with.
         name: Of the function.
+        batches: The batch sizes that it is traced with, in this order.
     """
     import tensorflow as tf
 
@@ -109,9 +116,9 @@ def callable_model(path: Path, *, training: Sequence[bool] = (True, False), name
     module = type("Callable", (tf.Module,), {name: tf.function(call)})()
     module.matrix = tf.Variable(weights())
     for value in training:
-        # The fixed size comes first: the free one has to be preferred for its shape, not for its place.
-        for shape in ([2, HEIGHT, WIDTH, 3], [None, HEIGHT, WIDTH, 3]):
-            getattr(module, name).get_concrete_function(tf.TensorSpec(shape, tf.float32), training=value)
+        for batch in batches:
+            spec = tf.TensorSpec([batch, HEIGHT, WIDTH, 3], tf.float32)
+            getattr(module, name).get_concrete_function(spec, training=value)
     tf.saved_model.save(module, str(path), signatures={})
     return path
 

@@ -122,6 +122,13 @@ def test_function_saved_only_for_training_is_refused(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("batches", [(2, None), (None, 2)])
+def test_trace_of_the_freest_shape_is_taken(tmp_path: Path, batches: tuple[int | None, ...]) -> None:
+    """Of several traces of a function the one that takes any number of images is used, in whatever order they lie."""
+    path = model_zoo.callable_model(tmp_path / "m", batches=batches, training=(False,))
+    assert describe(path).input_shape == (None, 6, 8, 3)
+
+
 def test_unknown_tags_list_the_graphs(zoo: Path) -> None:
     """Tags that name no graph are answered with those that do."""
     assert refusal(zoo / "tf1_tags", tags=("tpu",)) == (

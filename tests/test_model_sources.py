@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,9 +80,17 @@ def test_cache_is_shared_with_tensorflow_hub(
     assert len(hub.asked) == 2
 
 
-def test_parallel_downloads_share_one(hub: HubServer, model: Path, cache: Path) -> None:
-    """Threads that want the same handle at once all get it, and it is whole."""
-    handle = hub.serve("/cats/1", model_zoo.pack(model))
+def test_parallel_downloads_share_one(
+    hub: HubServer, model: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that want the same handle at once all get it, whole; none meets tensorflow_hub's leaky, slow lock."""
+    from tensorflow_hub import resolver
+
+    def met(*_: Any) -> None:
+        raise AssertionError("two downloads met at tensorflow_hub's own lock")
+
+    monkeypatch.setattr(resolver, "_wait_for_lock_to_disappear", met)
+    handle = hub.serve("/cats/1", model_zoo.pack(model), pause=0.2)
     found: list[Path] = []
     threads = [
         threading.Thread(target=lambda: found.append(local_path(ModelSettings(path=handle, hub_cache=str(cache)))))
