@@ -20,16 +20,26 @@ import pyarrow.parquet as pq
 from wcmatch import glob as wcglob
 
 from transforms import storage
-from transforms.errors import FailureCode, ImageError, InputError
+from transforms.errors import ConfigError, FailureCode, ImageError, InputError
 from transforms.records import ImageRef
 from transforms.settings import InputSettings
+
+InputKind = Literal["file", "folder", "glob", "txt", "csv", "parquet", "jsonl"]
 
 DEFAULT_PATH_COLUMN = "image_path"
 _GLOB_CHARACTERS = re.compile(r"[*?\[{]")
 _GLOB_FLAGS = wcglob.GLOBSTAR | wcglob.BRACE | wcglob.DOTGLOB | wcglob.CASE
-_MANIFEST_KINDS = {".txt": "txt", ".csv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_MANIFEST_KINDS: dict[str, InputKind] = {
+    ".txt": "txt",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
 
-InputKind = Literal["file", "folder", "glob", "txt", "csv", "parquet", "jsonl"]
+# ArrowException: what pyarrow does not translate into OSError.
+_STORAGE_ERRORS = (OSError, pa.ArrowException)
 
 
 class InputSource(NamedTuple):
@@ -62,22 +72,41 @@ def parse_input(text: str, path_column: str = DEFAULT_PATH_COLUMN) -> InputSourc
         path_column: The column of a CSV, Parquet or JSONL manifest that holds the paths.
 
     Raises:
-        InputError: It names nothing that exists, or a manifest of an unknown kind.
+        InputError: It names nothing that exists, or a manifest of an unknown kind, or the storage does not say.
     """
-    if text.startswith("@"):
-        path = storage.absolute(text[1:])
-        kind = _MANIFEST_KINDS.get(os.path.splitext(path)[1].lower())
-        if kind is None:
-            raise InputError(f"manifest {text}: the name must end in one of {', '.join(sorted(_MANIFEST_KINDS))}")
-        if storage.stat(path) is None:
-            raise InputError(f"manifest {text}: there is no file {path}")
-        return InputSource(text, kind, path, path_column)  # type: ignore[arg-type]
+    if not text.strip():
+        raise InputError("an input is empty: give a file, folder, glob or manifest; is a shell variable not set?")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"input {_printable(text)} is not valid UTF-8 and fits no table; rename it") from error
+    try:
+        return _parse_manifest(text, path_column) if text.startswith("@") else _parse_images(text, path_column)
+    except _STORAGE_ERRORS as error:
+        raise InputError(f"input {text} cannot be looked at: {_first_line(error)}") from error
+
+
+def _parse_manifest(text: str, path_column: str) -> InputSource:
+    path = storage.absolute(text[1:])
+    kind = _MANIFEST_KINDS.get(os.path.splitext(path)[1].lower())
+    if kind is None:
+        raise InputError(f"manifest {text}: the name must end in one of {', '.join(sorted(_MANIFEST_KINDS))}")
+    if storage.stat(path) is None:
+        raise InputError(f"manifest {text}: there is no file {path}")
+    return InputSource(text, kind, path, path_column)
+
+
+def _parse_images(text: str, path_column: str) -> InputSource:
     path = storage.absolute(text)
     if storage.is_folder(path):
         return InputSource(text, "folder", path, path_column)
     if not text.endswith("/") and storage.stat(path) is not None:
         return InputSource(text, "file", path, path_column)
     if _GLOB_CHARACTERS.search(text):
+        try:
+            wcglob.compile(path, flags=_GLOB_FLAGS)
+        except Exception as error:  # wcmatch does not publish the class of "too many patterns"
+            raise InputError(f"input {text} is no usable glob: {_first_line(error)}; use * or a manifest") from error
         return InputSource(text, "glob", path, path_column)
     raise InputError(
         f"input {text} matches nothing: {path} is no file and no folder; "
@@ -89,20 +118,29 @@ def check_not_empty(source: InputSource, settings: InputSettings) -> None:
     """Refuse an input that names no image, after looking at no more of it than its first one.
 
     Raises:
-        InputError: It matches nothing, or its manifest cannot be read.
+        InputError: It matches nothing, its manifest cannot be read, or the storage does not list it.
     """
-    if next(list_input(source, settings), None) is not None:
-        return
+    try:
+        if next(list_input(source, settings), None) is not None:
+            return
+        raise InputError(f"input {source.text} matches nothing: {_why_empty(source, settings)}")
+    except _STORAGE_ERRORS as error:
+        raise InputError(f"input {source.text} cannot be listed: {_first_line(error)}") from error
+
+
+def _why_empty(source: InputSource, settings: InputSettings) -> str:
     if source.kind == "folder":
-        seen = [os.path.basename(file.path) for file in itertools.islice(storage.list_folder(source.path), 3)]
-        what = f"it holds {', '.join(seen)}, ..., and none ends in" if seen else "it holds no file ending in"
-        raise InputError(
-            f"input {source.text} matches nothing: {what} {', '.join(settings.extensions)}; "
-            "set input.extensions, use a glob or a manifest"
-        )
+        seen = [os.path.basename(file.path) for file in itertools.islice(storage.list_folder(source.path), 4)]
+        shown = ", ".join([*seen[:3], *["..."] * (len(seen) > 3)])
+        what = f"it holds {shown}, and none ends in" if seen else "it holds no file, let alone one ending in"
+        return f"{what} {', '.join(settings.extensions)}; set input.extensions, use a glob or a manifest"
     if source.kind == "glob":
-        raise InputError(f"input {source.text} matches nothing: no file has a name like {source.path}")
-    raise InputError(f"input {source.text} names no image: the manifest is empty")
+        return f"no file has a name like {source.path}"
+    return "the manifest has no entry"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
 
 
 def list_input(source: InputSource, settings: InputSettings) -> Iterator[ImageRef | BadName]:
@@ -117,31 +155,51 @@ def list_input(source: InputSource, settings: InputSettings) -> Iterator[ImageRe
     """
     if source.kind == "file":
         found = storage.stat(source.path)
-        yield ImageRef(source.path, found.size_bytes if found else None, found.version if found else None)
+        # What is gone since it was parsed is listed nevertheless: reading it says so.
+        yield _checked(source.path, found)
         return
     if source.kind == "folder":
-        yield from map(_checked, _only_images(storage.list_folder(source.path), settings.extensions))
+        files = _only_images(storage.list_folder(source.path), settings.extensions)
+        yield from (_checked(file.path, file) for file in files)
         return
     if source.kind == "glob":
-        yield from map(_checked, _matching(source.path))
+        yield from (_checked(file.path, file) for file in _matching(source.path))
         return
     folder = storage.parent(source.path)
     for number, text in enumerate(_manifest_entries(source), start=1):
         if text is None or text == "":
             message = f"entry {number} of the manifest has no path in column {source.path_column}"
             yield BadName(f"{source.path}#{number}", ImageError(FailureCode.NOT_FOUND, message))
+            continue
+        try:
+            path = storage.absolute(text, folder)
+        except ConfigError as error:
+            # One line of a hundred million is no reason to score none.
+            yield BadName(_printable(text), ImageError(FailureCode.READ_ERROR, str(error)))
+        except UnicodeEncodeError:
+            yield _not_unicode(text)
         else:
-            yield _checked(storage.FileStat(storage.absolute(text, folder), -1, ""))
+            yield _checked(path, None)
 
 
-def _checked(file: storage.FileStat) -> ImageRef | BadName:
+def _checked(path: str, file: storage.FileStat | None) -> ImageRef | BadName:
     try:
-        file.path.encode()
+        path.encode()
     except UnicodeEncodeError:
-        shown = os.fsencode(file.path).decode("utf-8", "backslashreplace")
-        message = "the name is not valid UTF-8 and cannot be written to a table; rename the file"
-        return BadName(shown, ImageError(FailureCode.READ_ERROR, message))
-    return ImageRef(file.path, file.size_bytes, file.version) if file.version else ImageRef(file.path, None, None)
+        return _not_unicode(path)
+    return ImageRef(path, file.size_bytes, file.version) if file else ImageRef(path, None, None)
+
+
+def _not_unicode(path: str) -> BadName:
+    message = "the name is not valid UTF-8 and cannot be written to a table; rename the file"
+    return BadName(_printable(path), ImageError(FailureCode.READ_ERROR, message))
+
+
+def _printable(text: str) -> str:
+    try:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a character, as a faulty JSON escape leaves it
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _only_images(files: Iterator[storage.FileStat], extensions: Sequence[str]) -> Iterator[storage.FileStat]:
@@ -152,27 +210,50 @@ def _only_images(files: Iterator[storage.FileStat], extensions: Sequence[str]) -
 
 
 def _matching(pattern: str) -> Iterator[storage.FileStat]:
-    fixed = pattern[: _GLOB_CHARACTERS.search(pattern).start()].rpartition("/")[0]  # type: ignore[union-attr]
-    folder = fixed or "/"
+    folder, matcher, deep = _split_glob(pattern)
     if not storage.is_folder(folder):
         return iter(())
-    deep = "**" in pattern or "/" in pattern[len(fixed) + 1 :]
-    matcher = wcglob.compile(pattern, flags=_GLOB_FLAGS)
-    return (file for file in storage.list_folder(folder, recursive=deep) if matcher.match(file.path))
+    start = len(storage.join(folder, ""))
+    files = storage.list_folder(folder, recursive=deep)
+    return (file for file in files if matcher.match(file.path[start:]))
+
+
+def _split_glob(pattern: str) -> tuple[str, wcglob.WcMatcher[str], bool]:
+    """Return the folder to list, what matches below it, and whether folders below it matter.
+
+    A folder that exists is taken by its name here, too: run[1]/*.jpg lists the folder run[1] where there is one.
+    """
+    scheme = pattern[: pattern.index("://") + 3] if storage.is_remote(pattern) else ""
+    folder, *parts = pattern.removeprefix(scheme).split("/")
+    folder = scheme + folder
+    while len(parts) > 1:
+        deeper = f"{folder}/{parts[0]}"
+        if _GLOB_CHARACTERS.search(parts[0]) and not storage.is_folder(deeper):
+            break
+        folder = deeper
+        parts = parts[1:]
+    below = "/".join(parts)
+    return folder or "/", wcglob.compile(below, flags=_GLOB_FLAGS), "**" in below or "/" in below
 
 
 def _manifest_entries(source: InputSource) -> Iterator[str | None]:
     readers = {"txt": _text_lines, "csv": _csv_values, "jsonl": _jsonl_values, "parquet": _parquet_values}
-    try:
-        yield from readers[source.kind](source)
-    except (pa.ArrowException, csv.Error, json.JSONDecodeError) as error:
-        reason = str(error).split("\n")[0]
-        raise InputError(f"manifest {source.text} cannot be read as {source.kind}: {reason}") from error
+    return readers[source.kind](source)
+
+
+def _unreadable(source: InputSource, reason: object, line: int | None = None) -> InputError:
+    where = f" line {line}" if line is not None else ""
+    first = str(reason).split("\n")[0]
+    return InputError(f"manifest {source.text}{where} cannot be read as {source.kind}: {first}")
 
 
 @contextlib.contextmanager
-def _open_text(path: str, newline: str) -> Iterator[io.TextIOWrapper]:
-    filesystem, inner = storage.filesystem(path)
+def _open_text(source: InputSource, newline: str) -> Iterator[io.TextIOWrapper]:
+    filesystem, inner = storage.filesystem(source.path)
+    with filesystem.open_input_stream(inner, buffer_size=1 << 20) as stream:
+        head = stream.read(2)
+    if head in _UTF16_MARKS:
+        raise InputError(f"manifest {source.text} is UTF-16 text; save it as UTF-8")
     # Names need not be UTF-8 on a local disk: what is not, survives as surrogates and fails by name later.
     with (
         filesystem.open_input_stream(inner, buffer_size=1 << 20) as stream,
@@ -182,7 +263,7 @@ def _open_text(path: str, newline: str) -> Iterator[io.TextIOWrapper]:
 
 
 def _text_lines(source: InputSource) -> Iterator[str]:
-    with _open_text(source.path, newline="\n") as lines:
+    with _open_text(source, newline="\n") as lines:
         for line in lines:
             # A blank line is no entry; every other character but the line's end belongs to the name.
             if name := line.removesuffix("\n").removesuffix("\r"):
@@ -190,45 +271,63 @@ def _text_lines(source: InputSource) -> Iterator[str]:
 
 
 def _csv_values(source: InputSource) -> Iterator[str | None]:
-    with _open_text(source.path, newline="") as lines:
+    with _open_text(source, newline="") as lines:
         rows = csv.reader(lines, strict=True)
-        header = next(rows, None)
-        if header is None:
-            return
-        position = _column_position(source, header)
-        for row in rows:
-            if row:
-                yield row[position] if position < len(row) else None
+        try:
+            header = next(rows, None)
+            if header is None:
+                return
+            position = _column_position(source, header)
+            for row in rows:
+                if row:
+                    yield row[position] if position < len(row) else None
+        except csv.Error as error:
+            raise _unreadable(source, error, rows.line_num) from error
 
 
 def _jsonl_values(source: InputSource) -> Iterator[str | None]:
-    with _open_text(source.path, newline="\n") as lines:
+    column = source.path_column
+    checked = False
+    with _open_text(source, newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise _unreadable(source, f"{error.msg} at column {error.colno}", number) from error
+            except (ValueError, RecursionError) as error:  # an endless number, or brackets without end
+                raise _unreadable(source, error, number) from error
             if not isinstance(entry, dict):
-                raise InputError(
-                    f"manifest {source.text} line {number}: {line.strip()[:60]} is no JSON object; "
-                    f'write one object a line, {{"{source.path_column}": "..."}}'
-                )
-            if number == 1:
+                raise _unreadable(source, f'{line.strip()[:60]} is no object; write {{"{column}": "..."}}', number)
+            if not checked:
                 _column_position(source, list(entry))
-            value = entry.get(source.path_column)
+                checked = True
+            value = entry.get(column)
             if value is not None and not isinstance(value, str):
-                raise InputError(
-                    f"manifest {source.text} line {number}: {source.path_column} is {value!r}, a string is needed"
-                )
+                raise _unreadable(source, f"{column} is {value!r:.60}, a string is needed", number)
             yield value
 
 
 def _parquet_values(source: InputSource) -> Iterator[str | None]:
     filesystem, inner = storage.filesystem(source.path)
     with filesystem.open_input_file(inner) as file:
-        parquet = pq.ParquetFile(file)
-        _column_position(source, parquet.schema_arrow.names)
-        for batch in parquet.iter_batches(columns=[source.path_column]):
-            yield from batch.column(0).cast(pa.string()).to_pylist()
+        try:
+            parquet = pq.ParquetFile(file)
+            position = _column_position(source, parquet.schema_arrow.names)
+            found = parquet.schema_arrow.field(position).type
+            if not _holds_text(found):
+                raise _unreadable(source, f"column {source.path_column} is {found}, strings are needed")
+            for batch in parquet.iter_batches(columns=[source.path_column]):
+                yield from batch.column(0).cast(pa.string()).to_pylist()
+        except pa.ArrowException as error:
+            raise _unreadable(source, error) from error
+
+
+def _holds_text(kind: pa.DataType) -> bool:
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(test(kind) for test in (*tests, pa.types.is_null))
 
 
 def _column_position(source: InputSource, names: Sequence[str]) -> int:
