@@ -85,8 +85,8 @@ class RunConfig(Settings):
             batch_size=self.batch.size,
         )
 
-    def load_plan(self, height: int, width: int) -> LoadPlan:
-        """Return what a worker needs to load images for a model of that input size."""
+    def load_plan(self, height: int, width: int, *, encoded: bool = False) -> LoadPlan:
+        """Return what a worker needs to load images for a model of that input size, or for one that takes bytes."""
         return LoadPlan(
             decode=self.decode,
             preprocess=self.preprocess,
@@ -94,6 +94,7 @@ class RunConfig(Settings):
             width=width,
             load=self.load,
             batch_size=self.batch.size,
+            encoded=encoded,
         )
 
 

@@ -6,7 +6,7 @@ inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import apache_beam as beam
@@ -14,7 +14,6 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
 from pipeline.config import RunConfig
-from transforms.errors import ConfigError
 from transforms.inputs import InputSource
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
@@ -22,27 +21,31 @@ from transforms.publish_run import Counted, PublishRun
 from transforms.publishing import Outcome, RunFacts
 from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.score_batches import ScoreBatches
+from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
 from transforms.storage import absolute
 from transforms.tables import failures_batch
 from transforms.write_tables import WriteTables
 
 
-class ModelFacts(NamedTuple):
-    """What the graph needs to know of a model before it runs; the launcher has loaded it."""
+class LoadedModel(NamedTuple):
+    """The model of a pipeline, loaded where the pipeline is built."""
 
-    height: int
-    """Rows of its input."""
-    width: int
-    """Columns of its input."""
-    fingerprint: str
-    """Of its files; workers compare."""
-    scores_schema: pa.Schema
-    """Of its scores table."""
-    file_metadata: dict[str, str]
-    """Key-value metadata of its scores files."""
+    scorer: Scorer
+    """Ready for work."""
     shared: Shared
-    """Holds the loaded model in this process."""
+    """Holds it in this process: workers that live here take this one and load none."""
+
+
+def load(config: RunConfig) -> LoadedModel:
+    """Load the model of a configuration, to find every contradiction before the first image is read.
+
+    Raises:
+        ConfigError: Model, labels and settings do not fit each other.
+    """
+    shared = Shared()
+    plan = config.scorer_plan()
+    return LoadedModel(shared.acquire(lambda: Scorer(plan)), shared)
 
 
 class Scored(NamedTuple):
@@ -73,22 +76,14 @@ class ScoreImages(beam.PTransform):
 
     config: RunConfig
     """As in a run."""
-    model: ModelFacts | None = None
-    """From a launcher that has loaded the model; left out, height and width must stand in the config."""
-    done_files: Sequence[str] = field(default=())
+    model: LoadedModel | None = None
+    """From `load`; left out, the constructor loads it: whatever does not fit is found where the pipeline is built."""
+    done_files: Sequence[str] = ()
     """Parquet files whose images are not scored again."""
 
     def __post_init__(self) -> None:
         super().__init__()
-        size = (self.config.preprocess.height, self.config.preprocess.width)
-        if self.model is not None:
-            size = (self.model.height, self.model.width)
-        if size[0] is None or size[1] is None:
-            raise ConfigError(
-                "ScoreImages needs the size of the model's input before the pipeline runs: set preprocess.height and "
-                "preprocess.width"
-            )
-        self._load_plan = self.config.load_plan(size[0], size[1])
+        self._model = self.model or load(self.config)
 
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, paths: beam.PCollection) -> Scored:
@@ -96,9 +91,10 @@ class ScoreImages(beam.PTransform):
         unique = paths | "AsRefs" >> beam.Map(_as_listed) | SkipScored(self.done_files)
         refs = unique.todo | "OnlyRefs" >> beam.Filter(_is_ref).with_output_types(ImageRef)
         list_failures = unique.todo | "OnlyFailures" >> beam.Filter(_is_failure).with_output_types(Failure)
-        loaded = refs | LoadBatches(self._load_plan)
-        shared = (self.model.fingerprint, self.model.shared) if self.model else (None, Shared())
-        scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), *shared)
+        classifier = self._model.scorer.classifier
+        plan = self.config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
+        loaded = refs | LoadBatches(plan)
+        scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), classifier.fingerprint, self._model.shared)
         failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
         return Scored(scored.scores, failures, unique.todo, unique.duplicates, unique.unlisted)
 
@@ -108,7 +104,7 @@ def build(
     config: RunConfig,
     sources: Sequence[InputSource],
     facts: RunFacts,
-    model: ModelFacts,
+    model: LoadedModel,
     adopted: Sequence[WrittenFile] = (),
 ) -> beam.PCollection[Outcome]:
     """Put a whole run into a pipeline.

@@ -6,12 +6,11 @@ For a notebook, for a debugger, and for the test that holds both roads equal.
 from collections.abc import Iterable
 from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from transforms.loading import LoadedImage, load_one
-from transforms.records import Failure, ImageBatch, ImageRef
+from transforms.loading import LoadedImage, LoadPlan, load_one, to_batch
+from transforms.records import Failure, ImageRef
 from transforms.scoring import Scorer
 from transforms.storage import absolute
 from transforms.tables import failures_batch
@@ -38,7 +37,8 @@ def score_in_memory(paths: Iterable[str], config: RunConfig, scorer: Scorer | No
         ConfigError: Model, labels and configuration do not fit.
     """
     scorer = scorer or Scorer(config.scorer_plan())
-    plan = config.load_plan(scorer.classifier.height, scorer.classifier.width)
+    classifier = scorer.classifier
+    plan = config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
     rows, failures, waiting = [], [], []
     for path in dict.fromkeys(map(absolute, paths)):
         image = load_one(ImageRef(path, None, None), plan)
@@ -47,22 +47,16 @@ def score_in_memory(paths: Iterable[str], config: RunConfig, scorer: Scorer | No
             continue
         waiting.append(image)
         if len(waiting) == plan.batch_size:
-            rows.append(_score(scorer, waiting, failures))
+            rows.append(_score(scorer, waiting, plan, failures))
             waiting = []
     if waiting:
-        rows.append(_score(scorer, waiting, failures))
+        rows.append(_score(scorer, waiting, plan, failures))
     return InMemoryResult(
         pa.Table.from_batches(rows, schema=scorer.schema), pa.Table.from_batches([failures_batch(failures)])
     )
 
 
-def _score(scorer: Scorer, images: list[LoadedImage], failures: list[Failure]) -> pa.RecordBatch:
-    scored = scorer.score(
-        ImageBatch(
-            tuple(image.ref for image in images),
-            np.stack([image.pixels for image in images if image.pixels is not None]),
-            tuple(image.info for image in images if image.info is not None),
-        )
-    )
+def _score(scorer: Scorer, images: list[LoadedImage], plan: LoadPlan, failures: list[Failure]) -> pa.RecordBatch:
+    scored = scorer.score(to_batch(images, plan))
     failures.extend(scored.failures)
     return scored.rows

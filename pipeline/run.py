@@ -17,10 +17,9 @@ from typing import Any, NamedTuple, Self
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.utils.shared import Shared
 
 from pipeline.config import RunConfig
-from pipeline.graph import ModelFacts, build
+from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
@@ -89,8 +88,7 @@ class _Prepared:
     options: PipelineOptions
     adopted: Adopted
     facts: RunFacts
-    model: ModelFacts
-    scorer: Scorer = field(repr=False)
+    model: LoadedModel = field(repr=False)
 
 
 def run(request: RunRequest) -> RunResult:
@@ -124,10 +122,8 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     sources = tuple(parse_input(text, request.path_column) for text in request.inputs)
     for source in sources:
         check_not_empty(source, request.config.input)
-    shared = Shared()
-    plan = request.config.scorer_plan()
-    # Loaded here to find every contradiction before the first image is read; workers in this process take this one.
-    scorer: Scorer = shared.acquire(lambda: Scorer(plan))
+    model = load(request.config)
+    scorer = model.scorer
     try:
         adopted = claim_staging(layout, scorer.fingerprints)
         storage.delete_file(layout.refused)
@@ -144,15 +140,7 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
         manifest=_manifest(request, scorer, sources),
         overwrite=request.overwrite,
     )
-    model = ModelFacts(
-        scorer.classifier.height,
-        scorer.classifier.width,
-        scorer.classifier.fingerprint,
-        scorer.schema,
-        facts.file_metadata,
-        shared,
-    )
-    return _Prepared(layout, sources, options, adopted, facts, model, scorer)
+    return _Prepared(layout, sources, options, adopted, facts, model)
 
 
 def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:

@@ -171,11 +171,10 @@ def test_score_images_stands_in_the_middle_of_a_pipeline(model: Path, tmp_path: 
         assert_that(again.scores | beam.Map(lambda batch: batch.num_rows), equal_to([1]), "twice in one pipeline")
 
 
-def test_score_images_needs_the_input_size(model: Path) -> None:
-    """Without a launcher that has loaded the model, the configuration must say the size."""
-    config = small_config(model, preprocess={"height": None, "width": None})
-    with pytest.raises(ConfigError, match=r"set preprocess.height and preprocess.width"):
-        ScoreImages(config)
+def test_score_images_refuses_what_does_not_fit_where_it_is_built(model: Path) -> None:
+    """A team learns of a wrong model when the pipeline is built, not when workers fail."""
+    with pytest.raises(ConfigError, match="results.top_k must be at most the number of classes, got 9"):
+        ScoreImages(small_config(model, results={"top_k": 9}))
 
 
 def test_a_matcher_can_fail() -> None:

@@ -10,9 +10,17 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from transforms.errors import FailureCode, ImageError
+from transforms.tiff_directories import read_directory
 
 FORMATS = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "heif")
 """What the probe can tell by content."""
+
+
+_MAX_METADATA = 10_000
+"""Segments or blocks of metadata before the picture; a photo has dozens. More only serve to waste time: a comment of
+64 MB in a GIF keeps Pillow busy for an hour."""
+_MAX_PNG_CHUNKS = 100_000
+"""A PNG of 64 MB in the usual pieces of 8 KB has 8,000."""
 
 
 class ImageHeader(NamedTuple):
@@ -35,7 +43,7 @@ class ImageHeader(NamedTuple):
     min_bytes: int = 0
     """The least bytes that a whole file of this claim has, where that can be told; shorter files are truncated."""
     extra_bytes: int = 0
-    """Memory that a decoder takes beside the picture: a TIFF's largest tile or strip, and its list of them."""
+    """Memory that a decoder takes beside the picture: a TIFF's tile or strip, its list of them, and its tags."""
 
 
 def probe(data: bytes) -> ImageHeader:
@@ -111,7 +119,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         ImageError: truncated_image or corrupt_image where the walk cannot go on.
     """
     at = 2
-    while True:
+    for _ in range(_MAX_METADATA):
         # Like libjpeg, step over junk between segments and over fill bytes.
         match = _JPEG_MARKER.search(data, at)
         if match is None:
@@ -129,6 +137,7 @@ def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         if marker == 0xDA:
             return
         at += length
+    _corrupt(f"the JPEG has more than {_MAX_METADATA} segments before its first scan")
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:
@@ -174,6 +183,12 @@ def _read_png(data: bytes) -> ImageHeader:
     if max(width, height) > 0x7FFFFFFF:
         _corrupt(f"the PNG claims {width}x{height} pixels, the format allows 2147483647 each way")
     components = _PNG_COMPONENTS[colour]
+    chunks, at = 0, 33
+    while at + 8 <= len(data):
+        at += 12 + struct.unpack_from(">I", data, at)[0]
+        chunks += 1
+        if chunks > _MAX_PNG_CHUNKS:
+            _corrupt(f"the PNG has more than {_MAX_PNG_CHUNKS} chunks")
     # Deflate shrinks by 1032 to 1 at most.
     min_bytes = height * ((width * bits * components + 7) // 8) // 1032
     return ImageHeader("png", width, height, bits, components, min_bytes=min_bytes)
@@ -187,10 +202,14 @@ def _read_gif(data: bytes) -> ImageHeader:
     at = 13
     if flags & 0x80:
         at += 3 << ((flags & 7) + 1)
+    blocks = 0
     while data[at] == 0x21:
         at += 2
         while data[at]:
             at += 1 + data[at]
+            blocks += 1
+            if blocks > _MAX_METADATA:
+                _corrupt(f"the GIF has more than {_MAX_METADATA} blocks of metadata before its first frame")
         at += 1
     if data[at] != 0x2C:
         _corrupt(f"the GIF has a block 0x{data[at]:02X} where its first frame is due")
@@ -259,7 +278,6 @@ def _read_bmp(data: bytes) -> ImageHeader:
 
 # TIFF 6.0 and BigTIFF.
 
-_TIFF_NUMBERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLES = 256, 257, 258, 277
 _TIFF_STRIPS, _TIFF_ROWS_A_STRIP, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_TILES = 273, 278, 322, 323, 324
 _TIFF_BLOCK_BYTES = 1024
@@ -267,7 +285,7 @@ _TIFF_BLOCK_BYTES = 1024
 
 
 def _read_tiff(data: bytes) -> ImageHeader:
-    tags, counts = _tiff_tags(data)
+    tags, counts, cost = read_directory(data)
     if _TIFF_WIDTH not in tags or _TIFF_HEIGHT not in tags:
         _corrupt("the TIFF's first directory has no width or no height")
     width, height = tags[_TIFF_WIDTH], tags[_TIFF_HEIGHT]
@@ -277,33 +295,8 @@ def _read_tiff(data: bytes) -> ImageHeader:
     else:
         block_pixels = width * min(height, tags.get(_TIFF_ROWS_A_STRIP, height))
     blocks = max(counts.get(_TIFF_STRIPS, 0), counts.get(_TIFF_TILES, 0))
-    extra_bytes = block_pixels * samples * bits // 8 + blocks * _TIFF_BLOCK_BYTES
+    extra_bytes = block_pixels * samples * bits // 8 + blocks * _TIFF_BLOCK_BYTES + cost
     return ImageHeader("tiff", width, height, bits, samples, extra_bytes=extra_bytes)
-
-
-def _tiff_tags(data: bytes) -> tuple[dict[int, int], dict[int, int]]:
-    """Read the first directory: each whole-number tag's first value, and how many values it has."""
-    order = "<" if data[:2] == b"II" else ">"
-    if data[2:4] in (b"+\x00", b"\x00+"):  # BigTIFF
-        at_format, entries_format, entry_format, inline = "8xQ", "Q", "HHQ", 8
-    else:
-        at_format, entries_format, entry_format, inline = "4xI", "H", "HHI", 4
-    (at,) = struct.unpack_from(order + at_format, data)
-    (entries,) = struct.unpack_from(order + entries_format, data, at)
-    at += struct.calcsize(order + entries_format)
-    tags: dict[int, int] = {}
-    counts: dict[int, int] = {}
-    for _ in range(entries):
-        tag, kind, count = struct.unpack_from(order + entry_format, data, at)
-        at += struct.calcsize(order + entry_format)
-        if kind in _TIFF_NUMBERS and count:
-            number = order + _TIFF_NUMBERS[kind]
-            is_inline = count * struct.calcsize(number) <= inline
-            value_at = at if is_inline else struct.unpack_from(order + entry_format[-1], data, at)[0]
-            tags[tag] = struct.unpack_from(number, data, value_at)[0]
-            counts[tag] = count
-        at += inline
-    return tags, counts
 
 
 # AVIF and HEIF: ISO 14496-12 boxes, ISO 23008-12 image properties.
@@ -311,6 +304,8 @@ def _tiff_tags(data: bytes) -> tuple[dict[int, int], dict[int, int]]:
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _HEIF_PATH = ((b"meta", 12), (b"iprp", 8), (b"ipco", 8))
 """The boxes that lead to the pictures' properties, from the outermost, and the bytes before their first child."""
+_TIFF_START = re.compile(rb"II\*\x00|MM\x00\*")
+_MAX_TIFF_STARTS = 16
 
 
 def _read_heif(data: bytes) -> ImageHeader:
@@ -335,7 +330,20 @@ def _read_heif(data: bytes) -> ImageHeader:
             bits = max(bits, 8 + (data[at + 17] & 7))
     if not width:
         _truncated(f"the {name} file tells no image size in its {len(data)} bytes")
-    return ImageHeader(name, width, height, bits)
+    return ImageHeader(name, width, height, bits, extra_bytes=_exif_cost(data))
+
+
+def _exif_cost(data: bytes) -> int:
+    """Reckon what Pillow's reading of EXIF costs, wherever in the file it may lie."""
+    cost = 0
+    for found, match in enumerate(_TIFF_START.finditer(data)):
+        if found == _MAX_TIFF_STARTS:
+            _corrupt(f"the file has more than {_MAX_TIFF_STARTS} EXIF blocks")
+        try:
+            cost += read_directory(memoryview(data)[match.start() :]).cost
+        except struct.error:
+            continue  # no directory after all: compressed data can hold these four bytes by chance
+    return cost
 
 
 def _heif_properties(data: bytes, at: int, end: int, depth: int) -> Iterator[tuple[bytes, int]]:

@@ -39,6 +39,7 @@ from transforms.headers import ImageHeader, jpeg_segments, probe
 from transforms.records import ImageInfo
 from transforms.resizing import fit
 from transforms.settings import DecodeSettings, PreprocessSettings
+from transforms.tiff_directories import read_orientation
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -62,7 +63,8 @@ _PILLOW: dict[str, type[ImageFile.ImageFile]] = {
     "avif": AvifImagePlugin.AvifImageFile,
 }
 
-_ORIENTATION = 0x0112
+_JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
+"""APP1 to APP15 without Adobe's APP14, which tells the colour space, and comments."""
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _BAND_PIXELS = 1 << 16
 """Pixels that are converted at once: more need more memory beside the picture, fewer more calls."""
@@ -113,6 +115,21 @@ def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
     Raises:
         ImageError: empty_file, unsupported_format, corrupt_image, truncated_image or too_many_pixels.
     """
+    header = admit(data, settings)
+    try:
+        pixels, decoder = _decode(data, header, settings)
+    except MemoryError as error:
+        raise _out_of_memory(header.width, header.height) from error
+    height, width = pixels.shape[:2]
+    return Decoded(pixels, ImageInfo(width, height, header.format, len(data), decoder))
+
+
+def admit(data: bytes, settings: DecodeSettings) -> ImageHeader:
+    """Check an image file by its header alone, before anything is decoded.
+
+    Raises:
+        ImageError: empty_file, unsupported_format, corrupt_image, truncated_image or too_many_pixels.
+    """
     header = probe(data)
     if len(data) < header.min_bytes:
         raise ImageError(
@@ -121,12 +138,7 @@ def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
             f"at least {header.min_bytes}",
         )
     _check_limits(header, len(data), settings)
-    try:
-        pixels, decoder = _decode(data, header, settings)
-    except MemoryError as error:
-        raise _out_of_memory(header.width, header.height) from error
-    height, width = pixels.shape[:2]
-    return Decoded(pixels, ImageInfo(width, height, header.format, len(data), decoder))
+    return header
 
 
 def decode_cost(header: ImageHeader, size_bytes: int) -> int:
@@ -199,24 +211,34 @@ def _decode_simplejpeg(data: bytes, header: ImageHeader) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         return None
-    return _turn(pixels, _jpeg_orientation(data))
+    return _turn(pixels, jpeg_orientation(data))
 
 
 def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -> Pixels:
     try:
-        image = _PILLOW[header.format](io.BytesIO(data))
+        image = _PILLOW[header.format](io.BytesIO(_without_metadata(data) if header.format == "jpeg" else data))
         _check_limits(_found(header, image), len(data), settings)
         image.load()
         _check_limits(_found(header, image), len(data), settings)
         if header.format == "png":
             _mend_transparent_colour(image, header.bits)
         pixels = _compose(image, header.bits, settings.background)
-        orientation = _jpeg_orientation(data) if header.format == "jpeg" else _orientation(image)
+        orientation = jpeg_orientation(data) if header.format == "jpeg" else _pillow_orientation(image)
     except ImageError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every built-in exception
         raise _refusal(error, header, len(data)) from error
     return _turn(pixels, orientation)
+
+
+def _without_metadata(data: bytes) -> bytes:
+    """Drop from a JPEG what is not needed for its pixels: Pillow would read all of EXIF, at any price, for the dpi."""
+    parts, kept = [], 0
+    for marker, start, end in jpeg_segments(data):
+        if marker in _JPEG_METADATA:
+            parts.append(data[kept : start - 4])
+            kept = end
+    return b"".join((*parts, data[kept:]))
 
 
 def _decode_heif(data: bytes, header: ImageHeader, settings: DecodeSettings) -> Pixels:
@@ -316,28 +338,41 @@ def _grey16(image: Image.Image, bits: int, background: Colour) -> Pixels:
     return pixels
 
 
-def _jpeg_orientation(data: bytes) -> int:
-    """Read the orientation from EXIF, or else from XMP, of a JPEG whose header has been probed."""
+def jpeg_orientation(data: bytes) -> int:
+    """Read the orientation of a JPEG whose header has been probed."""
     exif = xmp = b""
     for marker, start, end in jpeg_segments(data):
-        if marker == 0xE1 and not exif and data.startswith(b"Exif\x00", start):
+        if marker == 0xE1 and not exif and data.startswith(b"Exif\x00\x00", start):
             exif = data[start:end]
         elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\x00", start):
             xmp = data[start:end]
-    if not exif and not xmp:
-        return 1
-    image = Image.Image()
-    image.info = {"exif": exif, "xmp": xmp} if exif else {"xmp": xmp}
-    return _orientation(image)
+    return _orientation(exif, xmp)
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return how the picture has to be turned, 1 to 8; 1 where the metadata says nothing or cannot be read."""
+def _pillow_orientation(image: ImageFile.ImageFile) -> int:
+    """Read the orientation of a loaded image from what Pillow has kept of its metadata."""
+    if image.format == "TIFF":
+        return 1  # Pillow has turned it while loading
+    exif = image.info.get("exif", b"")
+    if "Raw profile type exif" in image.info:  # ImageMagick's way to keep EXIF in a PNG
+        exif = _from_hex(image.info["Raw profile type exif"])
+    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
+    return _orientation(exif, xmp.encode() if isinstance(xmp, str) else xmp)
+
+
+def _from_hex(profile: str) -> bytes:
+    """Read ImageMagick's text: an empty line, a name, a length, then hexadecimal digits; b"" where it is none."""
     try:
-        value = image.getexif().get(_ORIENTATION)
-    except Exception:  # noqa: BLE001 - damaged metadata raises anything, and does not make the picture unreadable
-        return 1
-    return value if isinstance(value, int) else 1
+        return bytes.fromhex("".join(profile.split("\n")[3:]))
+    except ValueError:
+        return b""
+
+
+def _orientation(exif: bytes, xmp: bytes) -> int:
+    """Return EXIF's orientation, 1 to 8, or else XMP's; 1 where neither says one that makes sense."""
+    orientation = read_orientation(exif)
+    match = _XMP_ORIENTATION.search(xmp) if orientation is None else None
+    return int(match[1]) if match else orientation or 1
 
 
 def _turn(pixels: Pixels, orientation: int) -> Pixels:

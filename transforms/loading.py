@@ -5,18 +5,19 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from transforms import reading
+from transforms.encoded import Encoded, encode_image
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.headers import probe
-from transforms.images import decode_cost, load_image
+from transforms.images import Decoded, decode_cost, load_image
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 
@@ -45,6 +46,8 @@ class LoadPlan:
     """Threads and memory."""
     batch_size: int
     """Images a batch; the last one may hold fewer."""
+    encoded: bool = False
+    """The model decodes images itself: batches hold encoded bytes, and height and width mean nothing."""
 
 
 class LoadedImage(NamedTuple):
@@ -52,8 +55,8 @@ class LoadedImage(NamedTuple):
 
     ref: ImageRef
     """Size and version filled from the read."""
-    pixels: npt.NDArray[np.uint8] | None
-    """uint8[H, W, 3]; None where the image failed."""
+    pixels: npt.NDArray[np.uint8] | bytes | None
+    """uint8[H, W, 3], or encoded bytes for a model that takes those; None where the image failed."""
     info: ImageInfo | None
     """None where the image failed."""
     failure: Failure | None
@@ -132,7 +135,7 @@ def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) ->
         if budget:
             budget.acquire(needed)
         try:
-            pixels, info = load_image(content.data, plan.decode, plan.preprocess, plan.height, plan.width)
+            pixels, info = _prepare(content.data, plan)
         finally:
             if budget:
                 budget.release(needed)
@@ -145,6 +148,35 @@ def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) ->
         code = FailureCode.CORRUPT_IMAGE if stage is Stage.DECODE else FailureCode.READ_ERROR
         return LoadedImage(ref, None, None, Failure(ref, stage, code, message, now_us()), *_split_ms(started, read_at))
     return LoadedImage(ref, pixels, info, None, *_split_ms(started, read_at))
+
+
+def _prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
+    if plan.encoded:
+        return encode_image(data, plan.decode)
+    return load_image(data, plan.decode, plan.preprocess, plan.height, plan.width)
+
+
+def to_batch(images: Sequence[LoadedImage], plan: LoadPlan) -> ImageBatch:
+    """Put loaded images, none of them failed, into one batch."""
+    pixels = new_rows(plan, len(images))
+    for row, image in enumerate(images):
+        pixels[row] = image.pixels
+    return _batch_of(images, pixels)
+
+
+def new_rows(plan: LoadPlan, count: int) -> npt.NDArray[Any]:
+    """Return room for a batch: uint8[count, H, W, 3], or object[count] for encoded bytes."""
+    if plan.encoded:
+        return np.empty(count, object)
+    return np.empty((count, plan.height, plan.width, 3), np.uint8)
+
+
+def _batch_of(images: Sequence[LoadedImage], pixels: npt.NDArray[Any]) -> ImageBatch:
+    return ImageBatch(
+        tuple(image.ref for image in images),
+        pixels[: len(images)],
+        tuple(image.info for image in images if image.info is not None),
+    )
 
 
 def _split_ms(started: float, read_at: float) -> tuple[float, float]:
@@ -180,7 +212,7 @@ class BatchLoader:
         self._done: queue.SimpleQueue[LoadedImage | BaseException] = queue.SimpleQueue()
         self._under_way = 0
         self._rows: list[LoadedImage] = []
-        self._pixels = self._new_pixels()
+        self._pixels = new_rows(self._plan, self._plan.batch_size)
         self._tally = LoadTally()
 
     def add(self, ref: ImageRef) -> Iterator[ImageBatch | Failure]:
@@ -227,15 +259,8 @@ class BatchLoader:
 
     def _batch(self) -> ImageBatch:
         rows, self._rows = self._rows, []
-        pixels, self._pixels = self._pixels, self._new_pixels()
-        return ImageBatch(
-            tuple(row.ref for row in rows),
-            pixels[: len(rows)],
-            tuple(row.info for row in rows if row.info is not None),
-        )
-
-    def _new_pixels(self) -> npt.NDArray[np.uint8]:
-        return np.empty((self._plan.batch_size, self._plan.height, self._plan.width, 3), np.uint8)
+        pixels, self._pixels = self._pixels, new_rows(self._plan, self._plan.batch_size)
+        return _batch_of(rows, pixels)
 
 
 def thread_count(settings: LoadSettings, remote: bool) -> int:

@@ -1,9 +1,8 @@
 """What flows between the steps of a run: small immutable records, and batches of pixels."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import FailureCode, Stage
@@ -37,12 +36,12 @@ class ImageInfo(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ImageBatch:
-    """Decoded images of one size, ready for the model."""
+    """Images ready for the model."""
 
     refs: tuple[ImageRef, ...]
     """N images; size and version are filled from the read."""
-    pixels: npt.NDArray[np.uint8]
-    """uint8[N, H, W, 3], RGB."""
+    pixels: npt.NDArray[Any]
+    """uint8[N, H, W, 3], RGB; or object[N] of encoded JPEG and PNG for a model that decodes images itself."""
     infos: tuple[ImageInfo, ...]
     """N descriptions, in the order of refs."""
 

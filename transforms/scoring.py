@@ -5,13 +5,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from transforms import calibration, interpretation, probabilities, storage, tables
+from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, RunError, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
@@ -31,8 +32,10 @@ _LOG = logging.getLogger(__name__)
 
 # Raise it when pixels or scores of the same image change with the same settings: earlier rows are then not reused.
 PIXELS_REVISION = 1
+_PROBE_IMAGES, _PROBE_SIZE = 4, 64
 
-Pixels = npt.NDArray[np.uint8]
+# uint8[N, H, W, 3], or object[N] of encoded bytes.
+Pixels = npt.NDArray[Any]
 Predict = Callable[[Pixels], npt.NDArray[np.float32]]
 
 
@@ -154,23 +157,34 @@ class Scorer:
                 f"results.top_k must be at most the number of classes, got {plan.results.top_k} for {classes} "
                 f"classes of model {plan.model.path}; lower it"
             )
-        self.labels = load_labels(plan.labels, classes, storage.read_bytes, description.labels, one_unit=self.meaning.one_unit)
+        self.labels = load_labels(
+            plan.labels, classes, storage.read_bytes, description.labels, one_unit=self.meaning.one_unit
+        )
         self._thresholds: npt.NDArray[np.float32] | None = None
         if self.meaning.activation == "sigmoid":
             self._thresholds = load_thresholds(plan.labels, classes, storage.read_bytes)
         self._label_array = pa.array(self.labels, pa.string())
         self.schema = tables.scores_schema(classes, with_logits=plan.results.logits)
-        self._predictor = BatchPredictor(self.classifier.predict, plan.batch_size)
+        self._predictor = BatchPredictor(self._call_model, plan.batch_size)
         # One call in flight: a second one gains nothing on a busy device and doubles its memory.
         self._device = threading.BoundedSemaphore(1)
         _LOG.info("loaded model %s in %.1f s", self.classifier.model_id, time.perf_counter() - started)
 
+    def _call_model(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        if self.classifier.takes_bytes:
+            return self.classifier.predict_bytes(pixels.tolist())
+        return self.classifier.predict(pixels)
+
     def _probe(self) -> npt.NDArray[np.float32]:
         """Return float32[N, U] for a few fixed noise images, to see what the model's output looks like."""
-        count = self.classifier.fixed_batch or 4
-        noise = np.random.default_rng(0)
-        shape = (count, self.classifier.height, self.classifier.width, 3)
-        return self.classifier.predict(noise.integers(0, 256, shape, dtype=np.uint8))
+        height, width = (self.classifier.height, self.classifier.width)
+        if self.classifier.takes_bytes:
+            height = width = _PROBE_SIZE
+        shape = (self.classifier.fixed_batch or _PROBE_IMAGES, height, width, 3)
+        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        if self.classifier.takes_bytes:
+            return self.classifier.predict_bytes([encode_png(image) for image in noise])
+        return self.classifier.predict(noise)
 
     @property
     def fingerprints(self) -> dict[str, str]:
