@@ -61,9 +61,9 @@ HEADERS = [
     ("webp extended", ImageHeader("webp", 7, 5, 8, 3, 1, "extended")),
     ("bmp", ImageHeader("bmp", 7, 5, 24, 3)),
     ("bmp palette", ImageHeader("bmp", 7, 5, 8, 1)),
-    # One strip of 7 * 5 * 3 bytes, and the object that stands for it.
-    ("tiff", ImageHeader("tiff", 7, 5, 8, 3, extra_bytes=7 * 5 * 3 + 1024)),
-    ("bigtiff", ImageHeader("tiff", 7, 5, 8, 3, extra_bytes=7 * 5 * 3 + 1024)),
+    # One strip of 7 * 5 * 3 bytes, the object that stands for it, and 12 numbers in 10 tags.
+    ("tiff", ImageHeader("tiff", 7, 5, 8, 3, extra_bytes=7 * 5 * 3 + 1024 + 12 * 64)),
+    ("bigtiff", ImageHeader("tiff", 7, 5, 8, 3, extra_bytes=7 * 5 * 3 + 1024 + 12 * 64)),
     ("avif", ImageHeader("avif", 7, 5, 8, 3)),
 ]
 
@@ -244,9 +244,9 @@ def test_old_bmp_header_of_12_bytes_is_read() -> None:
 def test_tile_and_table_of_a_tiff_count_as_memory() -> None:
     """A small TIFF can claim a huge tile, or a million strips; both cost memory that the size does not tell."""
     size_tags = ((256, 4, 1, 10), (257, 4, 1, 10), (258, 3, 1, 8), (277, 3, 1, 1))
-    assert probe(tiff(*size_tags, (322, 4, 1, 60000), (323, 4, 1, 50000))).extra_bytes == 60000 * 50000
-    strips = tiff(*size_tags, (273, 4, 10**6, 8), (278, 4, 1, 10), order="<")
-    assert probe(strips).extra_bytes == 100 + 10**6 * 1024
+    assert probe(tiff(*size_tags, (322, 4, 1, 60000), (323, 4, 1, 50000))).extra_bytes > 60000 * 50000
+    strips = tiff(*size_tags, (273, 4, 10**6, 8), (278, 4, 1, 10)) + bytes(4 * 10**6)
+    assert probe(strips).extra_bytes > 10**6 * 1024
 
 
 def test_big_endian_tiff_is_read() -> None:
@@ -277,6 +277,46 @@ def test_size_of_a_heif_is_its_largest_item() -> None:
 def test_depth_of_a_heif_is_its_codecs(codec: bytes, bits: int) -> None:
     """More than 8 bits doubles the memory of the planes."""
     assert probe(heif(b"avif", item_size(7, 5), codec)).bits == bits
+
+
+def directory(entries: int, size_bytes: int) -> bytes:
+    """Return an EXIF block with many tags that all point to the same bytes."""
+    tags = [(1000 + i, 7, size_bytes, 8) for i in range(entries)]
+    return tiff(*tags).ljust(size_bytes + 8, b"\0")
+
+
+def test_tags_that_share_their_bytes_count_each_for_itself() -> None:
+    """Pillow copies every value: 500 KB of tags on top of each other would become 1 GB."""
+    size_tags = ((256, 4, 1, 10), (257, 4, 1, 10))
+    shared = tiff(*size_tags, *[(1000 + i, 7, 500_000, 8) for i in range(2000)]) + bytes(500_000)
+    assert probe(shared).extra_bytes > 10**9
+    below = tiff(*size_tags, (0x8769, 4, 1, 54)).ljust(54, b"\0") + directory(500, 100_000)[8:]
+    assert probe(below).extra_bytes > 5 * 10**7
+
+
+def test_exif_of_an_avif_counts_wherever_it_lies() -> None:
+    """Pillow reads the EXIF block of an AVIF while it opens the file, before anything can be checked."""
+    data = heif(b"avif", item_size(7, 5))
+    assert probe(data + directory(2000, 500_000)).extra_bytes > 10**9
+    assert probe(data + b"II*\0 by chance").extra_bytes == 0
+    assert refusal(data + b"MM\0*" * 17).code == FailureCode.CORRUPT_IMAGE
+
+
+METADATA_WITHOUT_END = [
+    # JPEG segments, GIF comment blocks, PNG chunks, BigTIFF entries: each costs Pillow Python time
+    jpeg(*[(0xE5, b"")] * 10_001, (0xC0, frame()), (0xDA, scan())),
+    gif((7, 5), (0, 0, 7, 5), b"!\xfe" + b"\x01a" * 10_001 + b"\0"),
+    png_header(7, 5) + bytes(12) * 100_001,
+    b"II+\0" + struct.pack("<HHQQ", 8, 0, 16, 65536) + bytes(20 * 65536),
+]
+
+
+@pytest.mark.parametrize("data", METADATA_WITHOUT_END, ids=["jpeg", "gif", "png", "bigtiff"])
+def test_metadata_without_end_is_refused(data: bytes) -> None:
+    """Millions of tiny blocks before the picture serve only to waste time."""
+    error = refusal(data)
+    assert error.code == FailureCode.CORRUPT_IMAGE
+    assert "more than" in error.message or "claims 65536 entries" in error.message
 
 
 def test_boxes_inside_boxes_without_end_are_not_followed() -> None:

@@ -4,6 +4,7 @@ import io
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from tests.image_files import encode, exif, frame, jpeg, png_chunk, scan
+from tests.image_files import encode, exif, frame, jpeg, png_chunk, scan, tiff
 from transforms import images
 from transforms.errors import ImageError
 from transforms.headers import probe
@@ -269,6 +270,32 @@ class TestOrientation:
     def test_metadata_that_makes_no_sense_turns_nothing(self, block: bytes) -> None:
         """Damaged EXIF is no reason to lose an image."""
         np.testing.assert_array_equal(decode(with_exif(JPEG, block)).pixels, decode(JPEG).pixels)
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "broken JPEG"])
+def test_exif_is_read_without_copying_what_its_tags_point_to(name: str) -> None:
+    """Tags that all point to the same bytes cost a thousandfold in Pillow; the orientation among them is still read."""
+    tags = [(0x0112, 3, 1, 6)] + [(1000 + i, 7, 60_000, 8) for i in range(3000)]
+    block = b"Exif\0\0" + tiff(*tags).ljust(60_008, b"\0")
+    if "JPEG" in name:
+        data = with_exif(JPEG, block)
+    else:
+        # Pillow is not asked to write it: it would read it first.
+        data = encode(RGB, name, lossless=True, exif=b"Exif\0\0" + exif(6).ljust(len(block) - 6, b"\0"))
+        data = data.replace(exif(6).ljust(len(block) - 6, b"\0"), block[6:])
+    if name == "broken JPEG":
+        data = data.replace(b"\xff\xdb", b"\0\0\xff\xdb", 1)
+    if name == "PNG":
+        at = data.index(b"eXIf")
+        data = data[: at - 4] + png_chunk(b"eXIf", block[6:]) + data[at + 8 + len(block) - 6 :]
+    tracemalloc.start()
+    try:
+        pixels = decode(data).pixels
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert pixels.shape == (64, 48, 3)
+    assert peak < 2_000_000
 
 
 def rle(encoding: int, bits: int, stream: bytes, width: int = 5, height: int = 2) -> bytes:

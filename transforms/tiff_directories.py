@@ -32,7 +32,7 @@ class Directory(NamedTuple):
     first: dict[int, int]
     """The first value of each tag that has whole numbers."""
     counts: dict[int, int]
-    """How many values each tag has."""
+    """How many values each of them has."""
     cost: int
     """Bytes of memory that reading all values takes, the subdirectories' included."""
 
@@ -66,9 +66,9 @@ def read_directory(data: bytes | memoryview) -> Directory:
     first: dict[int, int] = {}
     counts: dict[int, int] = {}
     for tag, kind, count, value_at in _entries(data, layout, at):
-        if kind in _WHOLE and count and value_at + _BYTES[kind] <= len(data):
+        if kind in _WHOLE and count and value_at + count * _BYTES[kind] <= len(data):
             first[tag] = struct.unpack_from(layout.order + _WHOLE[kind], data, value_at)[0]
-        counts[tag] = count
+            counts[tag] = count
     return Directory(first, counts, _cost(data, layout, at, depth=0))
 
 
