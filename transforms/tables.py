@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from transforms.probabilities import Summary
 from transforms.records import Failure, ImageInfo, ImageRef
@@ -70,7 +71,8 @@ def scores_schema(num_classes: int, *, with_logits: bool) -> pa.Schema:
     ]
     if with_logits:
         # A one-unit head has one logit and two probabilities: the width is the model's own.
-        fields.insert(-2, pa.field("logits", pa.list_(pa.field("element", pa.float32(), nullable=False))))
+        vector = pa.list_(pa.field("element", pa.float32(), nullable=False))
+        fields.insert(-2, pa.field("logits", vector, nullable=False))
     return pa.schema(fields)
 
 
@@ -118,7 +120,7 @@ def scores_batch(
             _flat(probabilities), type=schema.field("probabilities").type
         ),
         "predicted_index": first,
-        "predicted_label": pa.DictionaryArray.from_arrays(first, labels),
+        "predicted_label": _encode_labels(first, labels),
         "predicted_probability": pa.array(np.ascontiguousarray(probability[:, 0])),
         "top_k": _top_k_array(index, probability, labels),
         "margin": pa.array(summary.margin),
@@ -138,10 +140,16 @@ def _flat(values: npt.NDArray[np.float32]) -> pa.Array:
 
 def _encode(values: list[str], known: pa.Array) -> pa.DictionaryArray:
     # One dictionary for all batches, so that concatenated batches need no unification.
-    indices = pa.compute.index_in(pa.array(values, pa.string()), known)
+    indices = pc.index_in(pa.array(values, pa.string()), known)
     if indices.null_count:
         raise ValueError(f"one of {sorted(set(values))} is not among {known.to_pylist()}: add it to tables.py")
     return pa.DictionaryArray.from_arrays(indices, known)
+
+
+def _encode_labels(index: pa.Array, labels: pa.Array) -> pa.DictionaryArray:
+    # Two classes may share a label (ImageNet's cranes), and pandas takes no dictionary that names one twice.
+    codes = labels.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(codes.indices.take(index), codes.dictionary)
 
 
 def _list_array(list_type: pa.DataType, lengths: npt.NDArray[np.integer], values: pa.Array) -> pa.ListArray:
@@ -180,7 +188,10 @@ def failures_batch(failures: Sequence[Failure]) -> pa.RecordBatch:
             "image_version": pa.array([failure.ref.version for failure in failures], pa.string()),
             "stage": pa.array([str(failure.stage) for failure in failures], pa.string()),
             "code": pa.array([str(failure.code) for failure in failures], pa.string()),
-            "message": pa.array([failure.message for failure in failures], pa.string()),
+            # A message may quote a name that is not UTF-8, and no table can hold that.
+            "message": pa.array(
+                [failure.message.encode("utf-8", "backslashreplace").decode() for failure in failures], pa.string()
+            ),
             "image_bytes": pa.array([failure.ref.size_bytes for failure in failures], pa.int64()),
             "failed_at": pa.array([failure.failed_at_us for failure in failures], pa.int64()).cast(
                 pa.timestamp("us", tz="UTC")

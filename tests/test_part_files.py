@@ -1,0 +1,292 @@
+"""Part files: when they close, what they are called meanwhile, and what is told of them."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transforms import storage, tables
+from transforms.errors import FailureCode, Stage
+from transforms.part_files import PartWriter, write_empty_file
+from transforms.probabilities import softmax, summarise
+from transforms.records import Failure, ImageInfo, ImageRef, WrittenFile
+from transforms.settings import WriteSettings
+
+pytest_plugins = ["tests.s3_store"]
+
+SCHEMA = pa.schema([pa.field("image_path", pa.string(), nullable=False), pa.field("n", pa.int64())])
+
+
+def batch(start: int, rows: int) -> pa.RecordBatch:
+    """Return rows that count on from a number."""
+    numbers = range(start, start + rows)
+    return pa.record_batch({"image_path": [f"{n:06}" for n in numbers], "n": list(numbers)}, schema=SCHEMA)
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def writer(folder: Path, clock: Clock | None = None, schema: pa.Schema = SCHEMA, **limits: Any) -> PartWriter:
+    """Return a writer with these limits."""
+    return PartWriter(str(folder), "scores", schema, {"k": "v"}, WriteSettings(**limits), clock or Clock())
+
+
+def read(file: WrittenFile | None) -> list[int]:
+    """Return the numbers in a file, after holding what is told of it against the disk."""
+    assert file is not None
+    data = Path(file.path).read_bytes()
+    metadata = pq.read_metadata(file.path)
+    assert (file.table, file.rows, file.size_bytes) == ("scores", metadata.num_rows, len(data))
+    assert file.sha256 == hashlib.sha256(data).hexdigest()
+    return pq.read_table(file.path)["n"].to_pylist()
+
+
+class TestRolling:
+    def test_rows_close_a_file(self, tmp_path: Path) -> None:
+        """At the limit, not one row later; what is left closes at the end."""
+        part = writer(tmp_path, rows_per_file=10)
+        assert part.write(batch(0, 4)) is None
+        assert part.write(batch(4, 5)) is None
+        assert read(part.write(batch(9, 1))) == list(range(10))
+        assert read(part.write(batch(10, 25))) == list(range(10, 35))  # a batch is never cut
+        assert part.write(batch(35, 1)) is None
+        assert read(part.close()) == [35]
+        assert part.close() is None
+
+    def test_bytes_close_a_file(self, tmp_path: Path) -> None:
+        """Counted from what is written and what waits; random numbers do not compress."""
+        schema = pa.schema([("n", pa.int64()), ("image_bytes", pa.int64())])
+        random = np.random.default_rng(0).integers(0, 2**62, 70_000)
+        big = pa.record_batch({"n": [0] * 70_000, "image_bytes": random}, schema=schema)
+        limits = {"rows_per_file": 10**9, "bytes_per_file": 1024**2, "row_group_bytes": 64 * 1024}
+        part = writer(tmp_path, schema=schema, **limits)
+        written = [part.write(big) for _ in range(4)]
+        assert [file is not None for file in written] == [False, True, False, True]
+        for file in written[1::2]:
+            assert file is not None
+            assert pq.read_table(file.path)["image_bytes"].to_pylist() == random.tolist() * 2
+            assert 1024**2 < file.size_bytes < 1.3 * 1024**2
+
+    def test_time_closes_a_file(self, tmp_path: Path) -> None:
+        """At the first write after the limit, counted from the file's first row."""
+        clock = Clock()
+        part = writer(tmp_path, clock, seconds_per_file=60)
+        clock.now += 1000  # nothing is open: nothing grows old
+        assert part.write(batch(0, 1)) is None
+        clock.now += 59.9
+        assert part.write(batch(1, 1)) is None
+        clock.now += 0.1
+        assert read(part.write(batch(2, 1))) == [0, 1, 2]
+        clock.now += 30
+        assert part.write(batch(3, 1)) is None
+        clock.now += 59
+        assert part.write(batch(4, 1)) is None
+        assert read(part.close()) == [3, 4]
+
+    def test_batches_without_rows_open_nothing(self, tmp_path: Path) -> None:
+        """A batch of failures only leaves no file."""
+        part = writer(tmp_path / "none")
+        assert part.write(batch(0, 0)) is None
+        assert part.close() is None
+        assert not (tmp_path / "none").exists()
+
+    @settings(deadline=None, max_examples=40)
+    @given(sizes=st.lists(st.integers(0, 12), max_size=30), limit=st.integers(1, 20))
+    def test_every_row_is_in_one_file_in_order(
+        self, sizes: list[int], limit: int, tmp_path_factory: pytest.TempPathFactory
+    ) -> None:
+        """Whatever the batches; every file but the last has reached the limit, and none by more than a batch."""
+        part = writer(tmp_path_factory.mktemp("parts"), rows_per_file=limit)
+        files, start = [], 0
+        for size in sizes:
+            files.append(part.write(batch(start, size)))
+            start += size
+        full = [file for file in files if file is not None]
+        last = part.close()
+        assert [n for file in [*full, *([last] if last else [])] for n in read(file)] == list(range(start))
+        assert all(limit <= file.rows < limit + 12 for file in full)
+        assert last is None or 0 < last.rows < limit
+
+
+class TestOpenFiles:
+    def test_open_file_has_a_suffix(self, tmp_path: Path) -> None:
+        """What is called .parquet is whole, at any moment."""
+        part = writer(tmp_path)
+        part.write(batch(0, 3))
+        assert [Path(name).suffix for name in os.listdir(tmp_path)] == [".open"]
+        file = part.close()
+        assert file is not None
+        assert os.listdir(tmp_path) == [os.path.basename(file.path)]
+        assert file.path.endswith(".parquet")
+
+    def test_names_are_never_the_same(self, tmp_path: Path) -> None:
+        """Two writers, two files each: a retried bundle never writes over the first attempt's file."""
+        parts = [writer(tmp_path, rows_per_file=1) for _ in range(2)]
+        files = [part.write(batch(n, 1)) for part in parts for n in range(2)]
+        assert len({file.path for file in files if file}) == 4
+
+    def test_object_appears_when_it_is_closed(self, bucket: str) -> None:
+        """A store has no half objects and needs no suffix."""
+        part = PartWriter(f"{bucket}/staged", "scores", SCHEMA, {}, WriteSettings(), Clock())
+        part.write(batch(0, 3))
+        assert not storage.is_folder(f"{bucket}/staged")
+        file = part.close()
+        assert file is not None
+        assert [found.path for found in storage.list_folder(f"{bucket}/staged")] == [file.path]
+        data = storage.read_bytes(file.path)
+        assert (file.size_bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert pq.read_table(pa.BufferReader(data))["n"].to_pylist() == [0, 1, 2]
+
+    def test_folder_that_cannot_be_written_is_an_error(self, tmp_path: Path) -> None:
+        """The bundle fails; nothing is reported."""
+        (tmp_path / "file").touch()
+        with pytest.raises(OSError, match="file"):
+            writer(tmp_path / "file" / "below").write(batch(0, 1))
+
+
+class TestContents:
+    def test_batches_are_merged_into_row_groups(self, tmp_path: Path) -> None:
+        """40 batches of 1,000 rows, 18 bytes each, are not 40 row groups."""
+        part = writer(tmp_path, row_group_bytes=256 * 1024)
+        for number in range(40):
+            part.write(batch(number * 1000, 1000))
+        file = part.close()
+        assert read(file) == list(range(40_000))
+        assert file is not None
+        metadata = pq.read_metadata(file.path)
+        rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        assert rows == [15_000, 15_000, 10_000]
+
+    def test_many_small_batches_are_merged(self, tmp_path: Path) -> None:
+        """Failures come one by one; different dictionaries among them do no harm."""
+        schema = pa.schema([("n", pa.int64()), ("d", pa.dictionary(pa.int32(), pa.string()))])
+        part = writer(tmp_path, schema=schema)
+        for number in range(3000):
+            values = pa.array([str(number % 7)]).dictionary_encode()
+            part.write(pa.record_batch({"n": [number], "d": values}, schema=schema))
+        file = part.close()
+        assert read(file) == list(range(3000))
+        assert file is not None
+        assert pq.read_table(file.path)["d"].to_pylist() == [str(number % 7) for number in range(3000)]
+        assert pq.read_metadata(file.path).num_row_groups == 1
+
+    def test_shared_labels_do_not_count(self, tmp_path: Path) -> None:
+        """Every batch refers to all labels; row groups are cut by rows, not by labels counted again and again."""
+        schema = pa.schema([("n", pa.int64()), ("d", pa.dictionary(pa.int32(), pa.string()))])
+        labels = pa.array([f"label {n}" for n in range(100_000)])
+        part = writer(tmp_path, schema=schema, row_group_bytes=64 * 1024)
+        for number in range(100):
+            column = pa.DictionaryArray.from_arrays(pa.array([number], pa.int32()), labels)
+            part.write(pa.record_batch({"n": [number], "d": column}, schema=schema))
+        file = part.close()
+        assert file is not None
+        assert pq.read_metadata(file.path).num_row_groups == 1
+
+    def test_files_carry_the_metadata(self, tmp_path: Path) -> None:
+        """Beside what the schema says of itself, also in a file without rows."""
+        schema = SCHEMA.with_metadata({"own": "1"})
+        part = writer(tmp_path, schema=schema)
+        part.write(batch(0, 1))
+        full = part.close()
+        empty = write_empty_file(str(tmp_path), "scores", schema, {"k": "v"}, WriteSettings())
+        assert full is not None
+        for file in (full, empty):
+            found = pq.read_schema(file.path)
+            assert found.metadata == {b"own": b"1", b"k": b"v"}
+            assert found.equals(schema)
+
+    def test_empty_file_has_columns_and_no_rows(self, tmp_path: Path) -> None:
+        """So that a query over a table without rows says: no rows."""
+        for schema in (tables.FAILURES_SCHEMA, tables.scores_schema(5, with_logits=True)):
+            file = write_empty_file(str(tmp_path / "new"), "scores", schema, {}, WriteSettings())
+            table = pq.read_table(file.path)
+            assert (file.rows, table.num_rows) == (0, 0)
+            assert table.schema.equals(schema)
+            assert file.sha256 == hashlib.sha256(Path(file.path).read_bytes()).hexdigest()
+
+    def test_compression_level_is_heeded(self, tmp_path: Path) -> None:
+        """More work, fewer bytes."""
+        sizes = []
+        for level in (1, 19):
+            part = writer(tmp_path, compression_level=level)
+            part.write(batch(0, 40_000))
+            file = part.close()
+            assert file is not None
+            sizes.append(file.size_bytes)
+        assert sizes[1] < sizes[0]
+
+
+def score_batches(classes: int, rows: int, count: int) -> Iterator[pa.RecordBatch]:
+    """Yield batches of a model with so many classes."""
+    labels = pa.array([f"label {n}" for n in range(classes)])
+    schema = tables.scores_schema(classes, with_logits=False)
+    info = ImageInfo(640, 480, "jpeg", 100_000, "simplejpeg")
+    for number in range(count):
+        logits = np.random.default_rng(number).normal(0, 3, (rows, classes)).astype(np.float32)
+        values = softmax(logits)
+        refs = [ImageRef(f"/photos/{number}/{n}.jpg", 1, "1-1") for n in range(rows)]
+        summary = summarise(values, 5, independent=False)
+        yield tables.scores_batch(schema, refs, [info] * rows, values, summary, labels, "m@1", 0, None, logits)
+
+
+@pytest.mark.parametrize(
+    ("classes", "rows", "count", "groups", "group_rows"),
+    [
+        # 4,144 bytes a row: 16 MiB are 4,000 rows and more.
+        (1_000, 64, 70, 2, range(3_800, 4_200)),
+        # 400 kB a row: 42 rows, here to the next batch of 4.
+        (100_000, 4, 12, 2, range(40, 48)),
+    ],
+)
+def test_defaults_suit_few_and_many_classes(
+    tmp_path: Path, classes: int, rows: int, count: int, groups: int, group_rows: range
+) -> None:
+    """Row groups near 16 MiB; the writer holds a few of them at most, whatever the number of classes."""
+    batches = score_batches(classes, rows, count)
+    first = next(batches)
+    part = writer(tmp_path, schema=first.schema)
+    part.write(first)
+    process, peak = psutil.Process(), 0
+    before = process.memory_info().rss
+    for scored in batches:
+        assert part.write(scored) is None
+        peak = max(peak, process.memory_info().rss - before)
+    file = part.close()
+    assert file is not None
+    metadata = pq.read_metadata(file.path)
+    assert metadata.num_row_groups == groups
+    assert metadata.row_group(0).num_rows in group_rows
+    assert file.rows == rows * count
+    assert file.size_bytes < file.rows * classes * 4  # smaller than the bare floats
+    assert peak < 8 * 16 * 1024**2
+
+
+def test_failures_one_by_one_stay_small(tmp_path: Path) -> None:
+    """10,000 batches of one row: without merging they held over 50 MB."""
+    process = psutil.Process()
+    part = writer(tmp_path, schema=tables.FAILURES_SCHEMA)
+    before = process.memory_info().rss
+    for number in range(10_000):
+        ref = ImageRef(f"/photos/{number}.jpg", None, None)
+        failure = Failure(ref, Stage.READ, FailureCode.NOT_FOUND, "there is no such file", 0)
+        assert part.write(tables.failures_batch([failure])) is None
+    grown = process.memory_info().rss - before
+    file = part.close()
+    assert file is not None
+    assert file.rows == 10_000
+    assert grown < 30 * 1024**2
