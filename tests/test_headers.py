@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.image_files import bmp_header, box, encode, frame, gif, heif, item_size, jpeg, png_header, scan, tiff
 from transforms.errors import FailureCode, ImageError
-from transforms.headers import FORMATS, ImageHeader, probe
+from transforms.headers import ImageHeader, probe
+from transforms.records import FORMATS
 
 RGB = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8))
 RGBA = RGB.convert("RGBA")

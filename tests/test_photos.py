@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from pipeline.run import RunResult
 from tests.runs import read_table, run_quietly
 from transforms.models import load_model
 from transforms.publishing import Ledger
+from transforms.settings import LimitSettings
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 
@@ -134,3 +136,22 @@ def test_all_readers_read_the_same(night: RunResult, scores: pa.Table) -> None:
     )
     top = by_pandas["top_k"].iloc[0]
     assert [dict(entry) for entry in top] == expected[0]["top_k"]
+
+
+def test_the_hostile_corpus_costs_only_its_own_images(config: RunConfig, image_data_dir: Path, tmp_path: Path) -> None:
+    """A whole run over every odd and hostile file: each is one row or one failure, and good photos are not touched."""
+    folder = image_data_dir / "hostile"
+    with (folder / "manifest.csv").open(encoding="utf-8") as file:
+        rows = {str(folder / row["path"]): row["expected"] for row in csv.DictReader(file)}
+    manifest = tmp_path / "all.txt"
+    manifest.write_text("".join(f"{path}\n" for path in rows), encoding="utf-8")
+    tolerant = config.model_copy(update={"limits": LimitSettings(max_failure_rate=1.0)})
+    result = run_quietly(tolerant, [f"@{manifest}"], tmp_path / "out")
+    assert result.outcome.exit_code == 0
+    scored = set(read_table(result.layout, "scores")["image_path"].to_pylist())
+    failed = set(read_table(result.layout, "failures")["image_path"].to_pylist())
+    assert scored | failed == set(rows)
+    assert not scored & failed
+    heic = {str(path) for path in (folder / "heic").iterdir()} if find_spec("pillow_heif") is None else set()
+    assert {path for path, expected in rows.items() if expected == "yes"} - heic <= scored
+    assert {path for path, expected in rows.items() if expected == "no"} <= failed

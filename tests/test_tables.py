@@ -171,7 +171,7 @@ class TestScores:
     def test_unknown_decoder_is_an_error(self) -> None:
         """A dictionary that is too short must not write nulls."""
         infos = [ImageInfo(1, 1, "jpeg", 1, "magic")]
-        with pytest.raises(ValueError, match=r"one of \['magic'\] is not among \[.*\]: add it to tables.py"):
+        with pytest.raises(ValueError, match=r"one of \['magic'\] is not among \[.*\]: add it to records.py"):
             tables._encode([info.decoder for info in infos], tables._DECODERS)
 
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple, NoReturn
 
 from transforms.errors import FailureCode, ImageError
+from transforms.records import FORMATS
 from transforms.tiff_directories import read_directory
 
-FORMATS = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "heif")
 """What the probe can tell by content."""
 
 

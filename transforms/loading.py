@@ -122,7 +122,7 @@ def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) ->
         budget: Memory shared with other threads; None where there are none.
     """
     started = time.perf_counter()
-    read_at = started
+    read_at: float | None = None
     stage = Stage.READ
     try:
         content = reading.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
@@ -179,8 +179,10 @@ def _batch_of(images: Sequence[LoadedImage], pixels: npt.NDArray[Any]) -> ImageB
     )
 
 
-def _split_ms(started: float, read_at: float) -> tuple[float, float]:
-    return (read_at - started) * 1e3, (time.perf_counter() - read_at) * 1e3
+def _split_ms(started: float, read_at: float | None) -> tuple[float, float]:
+    now = time.perf_counter()
+    read_at = now if read_at is None else read_at  # the read failed: all the time was its own
+    return (read_at - started) * 1e3, (now - read_at) * 1e3
 
 
 class BatchLoader:

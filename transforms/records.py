@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from transforms.errors import FailureCode, Stage
 
+FORMATS = ("jpeg", "png", "gif", "webp", "bmp", "tiff", "avif", "heif")
+DECODERS = ("simplejpeg", "pillow", "pillow-heif", "score-images", "model")
+
 
 class ImageRef(NamedTuple):
     """One image to score, as the listing found it."""
@@ -27,11 +30,11 @@ class ImageInfo(NamedTuple):
     height: int
     """Pixels, as displayed."""
     format: str
-    """Told by content: jpeg, png, webp, gif, bmp, tiff, avif, heif."""
+    """Told by content: one of FORMATS."""
     size_bytes: int
     """Bytes of the encoded file."""
     decoder: str
-    """The library that produced the pixels: simplejpeg, pillow, ..."""
+    """What produced the pixels: one of DECODERS; score-images is our own routine, model the model's graph."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

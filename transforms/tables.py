@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from transforms.probabilities import Summary
-from transforms.records import Failure, ImageInfo, ImageRef
+from transforms.records import DECODERS, FORMATS, Failure, ImageInfo, ImageRef
 
 METADATA_PREFIX = "score_images."
 
@@ -25,8 +25,8 @@ _TOP_K_ITEM = pa.struct(
         pa.field("probability", pa.float32(), nullable=False),
     ]
 )
-_FORMATS = pa.array(["jpeg", "png", "webp", "gif", "bmp", "tiff", "avif", "heif"])
-_DECODERS = pa.array(["simplejpeg", "pillow", "pillow-heif", "bmp-rle", "model"])
+_FORMATS = pa.array(FORMATS)
+_DECODERS = pa.array(DECODERS)
 
 FAILURES_SCHEMA = pa.schema(
     [
@@ -142,7 +142,7 @@ def _encode(values: list[str], known: pa.Array) -> pa.DictionaryArray:
     # One dictionary for all batches, so that concatenated batches need no unification.
     indices = pc.index_in(pa.array(values, pa.string()), known)
     if indices.null_count:
-        raise ValueError(f"one of {sorted(set(values))} is not among {known.to_pylist()}: add it to tables.py")
+        raise ValueError(f"one of {sorted(set(values))} is not among {known.to_pylist()}: add it to records.py")
     return pa.DictionaryArray.from_arrays(indices, known)
 
 
