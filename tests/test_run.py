@@ -344,3 +344,32 @@ def test_run_ids_that_cannot_be_folders_are_refused(model: Path, photos: Path, t
     """A run id becomes a folder and a partition."""
     with pytest.raises(ConfigError, match="run id '../up' is not allowed"):
         run(RunRequest(small_config(model), [str(photos)], str(tmp_path / "out"), run_id="../up"))
+
+
+def test_a_contradiction_that_only_real_images_show_stops_the_run(tmp_path: Path) -> None:
+    """The probe looks like logits, the photos' rows are probabilities: exit 2, with the reason and no traceback."""
+    import tensorflow as tf
+    from PIL import Image
+
+    def head(logits: tf.Tensor) -> dict[str, tf.Tensor]:
+        grey = tf.reduce_all(tf.abs(logits - logits[:, :1] * (_grey() / _grey()[0])) < 1e-4, axis=1)
+        return {"logits": tf.where(grey[:, None], tf.nn.softmax(logits), logits)}
+
+    model = pooled_model(tmp_path / "turncoat", head=head)
+    for level in range(1, 9):
+        path = tmp_path / "photos" / f"{level}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (12, 9), (level * 28,) * 3).save(path)
+    config = small_config(model, batch={"size": 8})
+    with pytest.raises(RunError) as caught:
+        run_quietly(config, [tmp_path / "photos"], tmp_path / "out", run_id="night")
+    assert caught.value.exit_code == ExitCode.WRONG_INPUT
+    assert "softmax" in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+    assert "while running" not in str(caught.value)
+    assert not (tmp_path / "out" / "scores").exists()
+
+
+def _grey() -> np.ndarray:
+    """The logits of a grey image, up to its level: float32[4]."""
+    return _weights().sum(axis=0)
