@@ -64,7 +64,7 @@ class LoadedImage(NamedTuple):
     read_ms: float
     """Wall time of the read, in milliseconds."""
     decode_ms: float
-    """Wall time of decode and resize, in milliseconds."""
+    """Wall time of decode and resize, in milliseconds; without the wait for memory."""
 
 
 class LoadTally(NamedTuple):
@@ -122,18 +122,17 @@ def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) ->
         budget: Memory shared with other threads; None where there are none.
     """
     started = time.perf_counter()
-    read_at: float | None = None
     stage = Stage.READ
+    read_ms = 0.0
     try:
         content = reading.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
-        read_at = time.perf_counter()
+        read_ms, started = _milliseconds(started), time.perf_counter()
         stage = Stage.DECODE
         ref = ImageRef(ref.path, len(content.data), content.version)
-        needed = len(content.data) + decode_cost(probe(content.data), len(content.data)) if budget else 0
-        # What the guard will refuse costs nothing: it must not wait for memory that it never takes.
-        needed = min(needed, len(content.data) + plan.decode.max_decode_bytes)
+        needed = _memory_needed(content.data, plan.decode) if budget else 0
         if budget:
             budget.acquire(needed)
+            started = time.perf_counter()  # waiting for memory is no work
         try:
             pixels, info = _prepare(content.data, plan)
         finally:
@@ -141,13 +140,25 @@ def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) ->
                 budget.release(needed)
     except ImageError as error:
         failure = Failure(ref, stage, error.code, error.message, now_us())
-        return LoadedImage(ref, None, None, failure, *_split_ms(started, read_at))
     except Exception as error:  # noqa: BLE001  foreign code over hostile bytes: it costs its image, never the night
         _LOG.exception("loading %s failed in a way that the decoders do not announce", ref.path)
-        message = f"loading failed unexpectedly: {type(error).__name__}: {error}"
         code = FailureCode.CORRUPT_IMAGE if stage is Stage.DECODE else FailureCode.READ_ERROR
-        return LoadedImage(ref, None, None, Failure(ref, stage, code, message, now_us()), *_split_ms(started, read_at))
-    return LoadedImage(ref, pixels, info, None, *_split_ms(started, read_at))
+        reason = str(error).split("\n")[0][:300]
+        failure = Failure(ref, stage, code, f"loading failed unexpectedly: {type(error).__name__}: {reason}", now_us())
+    else:
+        return LoadedImage(ref, pixels, info, None, read_ms, _milliseconds(started))
+    spent = (read_ms, _milliseconds(started)) if stage is Stage.DECODE else (_milliseconds(started), 0.0)
+    return LoadedImage(ref, None, None, failure, *spent)
+
+
+def _memory_needed(data: bytes, settings: DecodeSettings) -> int:
+    cost = decode_cost(probe(data), len(data))
+    # What the guard will refuse costs nothing: it must not wait for memory that it never takes.
+    return len(data) + min(cost, settings.max_decode_bytes)
+
+
+def _milliseconds(since: float) -> float:
+    return (time.perf_counter() - since) * 1e3
 
 
 def _prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
@@ -177,12 +188,6 @@ def _batch_of(images: Sequence[LoadedImage], pixels: npt.NDArray[Any]) -> ImageB
         pixels[: len(images)],
         tuple(image.info for image in images if image.info is not None),
     )
-
-
-def _split_ms(started: float, read_at: float | None) -> tuple[float, float]:
-    now = time.perf_counter()
-    read_at = now if read_at is None else read_at  # the read failed: all the time was its own
-    return (read_at - started) * 1e3, (now - read_at) * 1e3
 
 
 class BatchLoader:
@@ -221,8 +226,8 @@ class BatchLoader:
         """Start loading an image; yield what has been completed meanwhile."""
         while self._under_way >= self._limit:
             yield from self._take(self._done.get())
-        self._under_way += 1
         self._pool.submit(self._run, ref)
+        self._under_way += 1
         while not self._done.empty():
             yield from self._take(self._done.get())
 

@@ -1,0 +1,452 @@
+"""Loading: every image once, in threads, within its budget; every trouble has its stage and code."""
+
+import io
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from transforms import loading, storage
+from transforms.errors import FailureCode, ImageError, Stage
+from transforms.images import decode_cost, load_image
+from transforms.loading import BatchLoader, ByteBudget, LoadedImage, LoadPlan, LoadTally, load_one, thread_count
+from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef
+from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
+
+MIB = 1024**2
+
+
+def plan(batch_size: int = 4, size: int = 2, **decode: int) -> LoadPlan:
+    """Return a plan for small square inputs."""
+    return LoadPlan(
+        decode=DecodeSettings(**decode),
+        preprocess=PreprocessSettings(value_range="0_255", resize="exact"),
+        height=size,
+        width=size,
+        load=LoadSettings(),
+        batch_size=batch_size,
+    )
+
+
+def photo(file: Path, width: int = 8, height: int = 6, colour: tuple[int, int, int] = (200, 10, 30)) -> ImageRef:
+    """Write a PNG of one colour; return it as a manifest names it."""
+    Image.new("RGB", (width, height), colour).save(file, "PNG")
+    return ImageRef(str(file), None, None)
+
+
+class TestLoadOne:
+    def test_image_comes_with_all_that_is_known(self, tmp_path: Path) -> None:
+        """Pixels of the model's size, the image's own size and format, the bytes and version that were read."""
+        ref = photo(tmp_path / "x.dat", 8, 6)
+        found = storage.stat(ref.path)
+        assert found is not None
+        loaded = load_one(ref, plan())
+        assert loaded.ref == ImageRef(*found)
+        assert loaded.info is not None
+        assert loaded.info[:4] == (8, 6, "png", found.size_bytes)
+        assert loaded.failure is None
+        assert isinstance(loaded.pixels, np.ndarray)
+        assert loaded.pixels.tolist() == [[[200, 10, 30]] * 2] * 2
+
+    @pytest.mark.parametrize(
+        ("name", "content", "limits", "stage", "code"),
+        [
+            ("none", None, {}, Stage.READ, FailureCode.NOT_FOUND),
+            ("empty", b"", {}, Stage.READ, FailureCode.EMPTY_FILE),
+            ("large", b"x" * 100, {"max_file_bytes": 99}, Stage.READ, FailureCode.TOO_LARGE_FILE),
+            ("text", b"no image at all", {}, Stage.DECODE, FailureCode.UNSUPPORTED_FORMAT),
+            ("cut", "half", {}, Stage.DECODE, FailureCode.TRUNCATED_IMAGE),
+            ("wide", "whole", {"max_decode_bytes": 10}, Stage.DECODE, FailureCode.TOO_MANY_PIXELS),
+        ],
+    )
+    def test_every_trouble_has_stage_and_code(
+        self, tmp_path: Path, name: str, content: Any, limits: dict[str, int], stage: Stage, code: FailureCode
+    ) -> None:
+        """And the size and version where the read got so far; the budget is given back."""
+        if isinstance(content, str):
+            noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(noise).save(buffer, "JPEG")
+            content = buffer.getvalue()[: len(buffer.getvalue()) // (2 if content == "half" else 1)]
+        if content is not None:
+            (tmp_path / name).write_bytes(content)
+        budget = Recorder(MIB)
+        before = time.time_ns() // 1000
+        loaded = load_one(ImageRef(f"{tmp_path}/{name}", None, None), plan(**limits), budget)
+        assert loaded.pixels is None
+        assert loaded.info is None
+        failure = loaded.failure
+        assert failure is not None
+        assert (failure.stage, failure.code) == (stage, code)
+        assert before <= failure.failed_at_us <= time.time_ns() // 1000
+        known = storage.stat(f"{tmp_path}/{name}") if stage is Stage.DECODE else None
+        assert failure.ref == loaded.ref == ImageRef(*(known or (f"{tmp_path}/{name}", None, None)))
+        assert budget.held == 0
+
+    def test_failed_read_keeps_what_the_listing_said(self, tmp_path: Path) -> None:
+        """The failures table can say how large the missing file was."""
+        ref = ImageRef(f"{tmp_path}/gone.jpg", 123, "7-123")
+        assert load_one(ref, plan()).ref == ref
+
+    @pytest.mark.parametrize(
+        ("place", "stage", "code"),
+        [
+            ("reading.read_image_bytes", Stage.READ, FailureCode.READ_ERROR),
+            ("probe", Stage.DECODE, FailureCode.CORRUPT_IMAGE),
+            ("load_image", Stage.DECODE, FailureCode.CORRUPT_IMAGE),
+        ],
+    )
+    def test_unexpected_exception_is_logged_and_costs_one_image(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        place: str,
+        stage: Stage,
+        code: FailureCode,
+    ) -> None:
+        """Decoders are foreign code: what they throw is a failures row, with the traceback in the log."""
+
+        def fail(*_: Any, **__: Any) -> None:
+            raise ZeroDivisionError("no such\nthing")
+
+        ref = photo(tmp_path / "x.png")
+        monkeypatch.setattr(f"transforms.loading.{place}", fail)
+        budget = Recorder(MIB)
+        with caplog.at_level(logging.ERROR):
+            loaded = load_one(ref, plan(), budget)
+        assert loaded.failure is not None
+        assert loaded.failure[1:4] == (stage, code, "loading failed unexpectedly: ZeroDivisionError: no such")
+        record = caplog.records[-1]
+        assert record.getMessage() == f"loading {ref.path} failed in a way that the decoders do not announce"
+        assert record.exc_info is not None
+        assert budget.held == 0
+
+    def test_time_is_told_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Read and decode, and neither holds the wait for memory; a read that fails has decoded nothing."""
+        ref = photo(tmp_path / "x.png")
+        now = [0.0]
+
+        def spend(seconds: float, function: Callable[..., Any]) -> Callable[..., Any]:
+            def spent(*arguments: Any) -> Any:
+                now[0] += seconds
+                return function(*arguments)
+
+            return spent
+
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+        monkeypatch.setattr(loading.reading, "read_image_bytes", spend(1, loading.reading.read_image_bytes))
+        monkeypatch.setattr(loading, "load_image", spend(10, load_image))
+        budget = ByteBudget(MIB)
+        monkeypatch.setattr(budget, "acquire", spend(100, budget.acquire))
+        assert load_one(ref, plan(), budget)[4:] == (1000, 10_000)
+        (tmp_path / "text").write_bytes(b"no image")
+        assert load_one(ImageRef(f"{tmp_path}/text", None, None), plan())[4:] == (1000, 10_000)
+        assert load_one(ImageRef(f"{tmp_path}/none", None, None), plan())[4:] == (1000, 0)
+
+    def test_memory_is_reckoned_from_the_header(self, tmp_path: Path) -> None:
+        """Encoded bytes and what decoding needs; an image over the limit asks for no more than the limit."""
+        ref = photo(tmp_path / "x.png", 400, 300)
+        data = (tmp_path / "x.png").read_bytes()
+        budget = Recorder(10**9)
+        load_one(ref, plan(), budget)
+        load_one(ref, plan(max_decode_bytes=1000), budget)
+        assert budget.asked == [len(data) + decode_cost(loading.probe(data), len(data)), len(data) + 1000]
+
+
+class Recorder(ByteBudget):
+    """A budget that remembers what was asked of it."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.asked: list[int] = []
+        self.held = 0
+
+    def acquire(self, amount: int) -> None:
+        super().acquire(amount)
+        self.asked.append(amount)
+        self.held += amount
+
+    def release(self, amount: int) -> None:
+        self.held -= amount
+        super().release(amount)
+
+
+class TestByteBudget:
+    @settings(deadline=None, max_examples=25)
+    @given(amounts=st.lists(st.integers(0, 150), min_size=1, max_size=25))
+    def test_limit_is_never_passed_but_by_one_alone(self, amounts: list[int]) -> None:
+        """Whatever threads ask for, all of them get it, and together they hold at most the limit."""
+        budget = ByteBudget(100)
+        lock = threading.Lock()
+        held: list[int] = []
+        seen: list[list[int]] = []
+
+        def use(amount: int) -> None:
+            budget.acquire(amount)
+            with lock:
+                held.append(amount)
+                seen.append(list(held))
+            time.sleep(0.0002)
+            with lock:
+                held.remove(amount)
+            budget.release(amount)
+
+        with ThreadPoolExecutor(6) as pool:
+            assert len(list(pool.map(use, amounts))) == len(amounts)
+        for together in seen:
+            assert sum(together) <= 100 or len([amount for amount in together if amount]) == 1
+
+    def test_oversized_one_waits_until_it_is_alone(self) -> None:
+        """And nothing joins it."""
+        budget = ByteBudget(100)
+        budget.acquire(1)
+        steps: list[str] = []
+
+        def use(amount: int, name: str) -> None:
+            budget.acquire(amount)
+            steps.append(name)
+
+        large = threading.Thread(target=use, args=(1000, "large"))
+        large.start()
+        time.sleep(0.02)
+        assert steps == []
+        budget.release(1)
+        large.join(5)
+        small = threading.Thread(target=use, args=(1, "small"))
+        small.start()
+        time.sleep(0.02)
+        assert steps == ["large"]
+        budget.release(1000)
+        small.join(5)
+        assert steps == ["large", "small"]
+
+
+INFO = ImageInfo(10, 10, "jpeg", 5, "pillow")
+
+
+def pixels_of(number: int) -> np.ndarray:
+    """Return pixels that only this image has."""
+    return np.full((2, 2, 3), number % 251, np.uint8)
+
+
+def good(number: int) -> LoadedImage:
+    """Return an image as load_one would."""
+    return LoadedImage(ImageRef(str(number), 5, "v"), pixels_of(number), INFO, None, 1.0, 2.0)
+
+
+def bad(number: int) -> LoadedImage:
+    """Return a failure as load_one would."""
+    ref = ImageRef(str(number), None, None)
+    failure = Failure(ref, Stage.READ, FailureCode.NOT_FOUND, "there is no such file", 0)
+    return LoadedImage(ref, None, None, failure, 1.0, 0.0)
+
+
+def run(
+    numbers: Iterable[int], load: Callable[..., LoadedImage], threads: int = 3, batch_size: int = 4
+) -> Iterator[ImageBatch | Failure]:
+    """Load numbers with a fake; yield what comes out."""
+    with ThreadPoolExecutor(threads) as pool:
+        loader = BatchLoader(plan(batch_size), pool, threads, load)
+        for number in numbers:
+            yield from loader.add(ImageRef(str(number), None, None))
+        yield from loader.finish()
+
+
+class TestBatchLoader:
+    @settings(deadline=None, max_examples=40)
+    @given(
+        fates=st.lists(st.sampled_from(["good", "slow", "bad", "slow bad"]), max_size=40),
+        threads=st.integers(1, 5),
+        batch_size=st.integers(1, 7),
+    )
+    def test_every_image_comes_out_once(self, fates: list[str], threads: int, batch_size: int) -> None:
+        """In a batch with its own pixels, or as a failure; all batches but the last are full."""
+
+        def load(ref: ImageRef, *_: Any) -> LoadedImage:
+            number = int(ref.path)
+            if "slow" in fates[number]:
+                time.sleep(random.random() * 0.002)  # noqa: S311
+            return bad(number) if "bad" in fates[number] else good(number)
+
+        batches, failed = [], []
+        for found in run(range(len(fates)), load, threads, batch_size):
+            (failed if isinstance(found, Failure) else batches).append(found)
+        loaded = []
+        for batch in batches:
+            assert isinstance(batch, ImageBatch)
+            assert batch.infos == (INFO,) * len(batch)
+            for ref, row in zip(batch.refs, batch.pixels, strict=True):
+                assert (row == pixels_of(int(ref.path))).all()
+                assert ref[1:] == (5, "v")
+                loaded.append(int(ref.path))
+        assert sorted(loaded) == [n for n, fate in enumerate(fates) if "bad" not in fate]
+        assert sorted(int(failure.ref.path) for failure in failed) == [n for n, f in enumerate(fates) if "bad" in f]
+        assert [len(batch) for batch in batches[:-1]] == [batch_size] * (len(batches) - 1)
+        assert not batches or 0 < len(batches[-1]) <= batch_size
+
+    def test_batches_fill_in_order_of_completion(self) -> None:
+        """A slow image delays itself only."""
+        last_has_begun = threading.Event()
+
+        def load(ref: ImageRef, *_: Any) -> LoadedImage:
+            if ref.path == "0":
+                assert last_has_begun.wait(10)
+                time.sleep(0.02)
+            if ref.path == "4":
+                last_has_begun.set()
+            return good(int(ref.path))
+
+        found = run(range(5), load, threads=2, batch_size=2)
+        paths = [[ref.path for ref in batch.refs] for batch in found if isinstance(batch, ImageBatch)]
+        assert paths == [["1", "2"], ["3", "4"], ["0"]]
+
+    def test_batches_do_not_share_memory(self) -> None:
+        """The next batch is filled while the model still reads the last."""
+        batches = [
+            batch for batch in run(range(12), lambda ref, *_: good(int(ref.path))) if isinstance(batch, ImageBatch)
+        ]
+        for number, batch in enumerate(batches):
+            assert not any(np.shares_memory(batch.pixels, other.pixels) for other in batches[number + 1 :])
+
+    def test_only_so_many_images_are_under_way(self) -> None:
+        """Two batches and one image a thread: a slow model does not fill the memory with pixels."""
+        threads, batch_size = 3, 4
+        started, taken = [], [0]
+        lock = threading.Lock()
+        most = [0]
+
+        def load(ref: ImageRef, *_: Any) -> LoadedImage:
+            with lock:
+                started.append(ref.path)
+                most[0] = max(most[0], len(started) - taken[0])
+            return good(int(ref.path))
+
+        for found in run(range(60), load, threads, batch_size):
+            assert isinstance(found, ImageBatch)
+            time.sleep(0.002)  # the model
+            with lock:
+                taken[0] += len(found)
+        assert taken[0] == 60
+        # One batch more is handed out but not yet counted by this test.
+        assert most[0] <= 2 * batch_size + threads + batch_size
+
+    def test_adding_waits_when_too_many_are_under_way(self) -> None:
+        """The caller is held up, so that listing runs no faster than loading."""
+        gate = threading.Semaphore(0)
+
+        def load(ref: ImageRef, *_: Any) -> LoadedImage:
+            assert gate.acquire(timeout=10)
+            return good(int(ref.path))
+
+        with ThreadPoolExecutor(2) as pool:
+            loader = BatchLoader(plan(3), pool, 2, load)
+            for number in range(8):  # 2 x 3 + 2
+                assert list(loader.add(ImageRef(str(number), None, None))) == []
+            late = threading.Thread(target=lambda: list(loader.add(ImageRef("8", None, None))))
+            late.start()
+            late.join(0.05)
+            assert late.is_alive()
+            gate.release()
+            late.join(10)
+            assert not late.is_alive()
+            for _ in range(8):
+                gate.release()
+            assert sum(len(batch) for batch in loader.finish() if isinstance(batch, ImageBatch)) == 9
+
+    @pytest.mark.parametrize("error", [RuntimeError("boom"), MemoryError(), SystemExit(3), KeyboardInterrupt()])
+    def test_exception_in_a_thread_reaches_the_caller(self, error: BaseException) -> None:
+        """Whatever it is: nothing waits for an image that never comes."""
+
+        def load(ref: ImageRef, *_: Any) -> LoadedImage:
+            if ref.path == "5":
+                raise error
+            return good(int(ref.path))
+
+        with pytest.raises(type(error)):
+            list(run(range(10), load))
+
+    def test_pool_that_is_closed_is_an_error_at_once(self) -> None:
+        """And finishing does not wait for what was never begun."""
+        pool = ThreadPoolExecutor(1)
+        loader = BatchLoader(plan(), pool, 1, lambda ref, *_: good(int(ref.path)))
+        assert list(loader.add(ImageRef("0", None, None))) in ([], [None])
+        pool.shutdown()
+        with pytest.raises(RuntimeError, match="shutdown"):
+            list(loader.add(ImageRef("1", None, None)))
+        assert [len(batch) for batch in loader.finish() if isinstance(batch, ImageBatch)] == [1]
+
+    def test_nothing_in_nothing_out(self) -> None:
+        """An empty bundle makes no empty batch."""
+        assert list(run([], lambda ref, *_: good(int(ref.path)))) == []
+
+    def test_tally_counts_failed_images_too_and_starts_again(self) -> None:
+        """What loading has cost since the last call."""
+        with ThreadPoolExecutor(1) as pool:
+            loader = BatchLoader(plan(), pool, 1, lambda ref, *_: (bad if ref.path == "1" else good)(int(ref.path)))
+            for number in range(3):
+                list(loader.add(ImageRef(str(number), None, None)))
+            list(loader.finish())
+        assert loader.take_tally() == LoadTally(images=3, read_bytes=10, read_ms=3.0, decode_ms=4.0)
+        assert loader.take_tally() == LoadTally()
+
+    def test_loaders_follow_each_other_on_one_pool(self) -> None:
+        """One bundle after the other, threads made once."""
+        with ThreadPoolExecutor(2) as pool:
+            for start in (0, 10):
+                loader = BatchLoader(plan(), pool, 2, lambda ref, *_: good(int(ref.path)))
+                found: list[Any] = []
+                for number in range(start, start + 5):
+                    found += loader.add(ImageRef(str(number), None, None))
+                found += loader.finish()
+                assert sorted(int(ref.path) for batch in found for ref in batch.refs) == list(range(start, start + 5))
+
+    def test_real_images_are_loaded_within_the_budget(self, tmp_path: Path) -> None:
+        """20 photos that need half a megabyte each, and a budget of one: two at a time, and all arrive."""
+        refs = [photo(tmp_path / f"{n}.png", 400, 300, (n, 0, 0)) for n in range(20)]
+        small = LoadPlan(
+            **{
+                **{name: getattr(plan(6), name) for name in ("decode", "preprocess", "height", "width", "batch_size")},
+                "load": LoadSettings(max_bytes_in_flight=MIB),
+            }
+        )
+        with ThreadPoolExecutor(4) as pool:
+            loader = BatchLoader(small, pool, 4)
+            found: list[Any] = []
+            for ref in refs:
+                found += loader.add(ref)
+            found += loader.finish()
+        assert [len(batch) for batch in found] == [6, 6, 6, 2]
+        loaded = {
+            ref.path: int(row[0, 0, 0]) for batch in found for ref, row in zip(batch.refs, batch.pixels, strict=True)
+        }
+        assert loaded == {f"{tmp_path}/{n}.png": n for n in range(20)}
+
+
+@pytest.mark.parametrize(
+    ("settings_", "remote", "threads"),
+    [
+        (LoadSettings(), False, os.cpu_count()),
+        (LoadSettings(), True, 4 * (os.cpu_count() or 1)),
+        (LoadSettings(threads=7), True, 7),
+    ],
+)
+def test_threads_suit_the_storage(settings_: LoadSettings, remote: bool, threads: int) -> None:
+    """Reads from a store wait more than they compute; what is set is heeded."""
+    assert thread_count(settings_, remote) == threads
+
+
+def test_image_errors_read_as_code_and_sentence() -> None:
+    """As they appear in a log."""
+    assert str(ImageError(FailureCode.EMPTY_FILE, "the file has no bytes")) == "empty_file: the file has no bytes"
