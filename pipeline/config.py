@@ -11,12 +11,13 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from transforms.errors import ConfigError
-from transforms.loading import LoadPlan
+from transforms.loading import LoadPlan, load_rows
 from transforms.scoring import ScorerPlan
 from transforms.settings import (
     BatchSettings,
     CalibrationSettings,
     DecodeSettings,
+    GoldenSettings,
     InputSettings,
     LabelSettings,
     LimitSettings,
@@ -28,7 +29,13 @@ from transforms.settings import (
     WriteSettings,
 )
 
-_PATH_KEYS = (("model", "path"), ("model", "hub_cache"), ("labels", "path"), ("labels", "thresholds"))
+_PATH_KEYS = (
+    ("model", "path"),
+    ("model", "hub_cache"),
+    ("labels", "path"),
+    ("labels", "thresholds"),
+    ("golden", "path"),
+)
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -62,6 +69,8 @@ class RunConfig(Settings):
     """What the scores table holds."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     """How many failed images a published run may have."""
+    golden: GoldenSettings = Field(default_factory=GoldenSettings)
+    """Photos whose probabilities are known, scored before each run."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)
@@ -82,7 +91,7 @@ class RunConfig(Settings):
             labels=self.labels,
             calibration=self.calibration,
             results=self.results,
-            batch_size=self.batch.size,
+            batch_size=None if self.batch.size == "auto" else self.batch.size,
         )
 
     def load_plan(self, height: int, width: int, *, encoded: bool = False) -> LoadPlan:
@@ -93,7 +102,7 @@ class RunConfig(Settings):
             height=height,
             width=width,
             load=self.load,
-            batch_size=self.batch.size,
+            batch_size=load_rows(height, width) if self.batch.size == "auto" else self.batch.size,
             encoded=encoded,
         )
 

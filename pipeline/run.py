@@ -18,6 +18,7 @@ import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.before.golden import check_golden
 from pipeline.config import RunConfig
 from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
@@ -124,6 +125,7 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
         check_not_empty(source, request.config.input)
     model = load(request.config)
     scorer = model.scorer
+    check_golden(scorer, request.config)
     try:
         adopted = claim_staging(layout, scorer.fingerprints)
         storage.delete_file(layout.refused)

@@ -185,8 +185,8 @@ class LoadSettings(Settings):
 class BatchSettings(Settings):
     """How many images the model sees at a time."""
 
-    size: int = Field(default=16, ge=1, le=65536)
-    """Images a batch."""
+    size: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = "auto"
+    """Images a call of the model; auto measures it when the model is loaded, and says what it chose and why."""
 
 
 class ResultSettings(Settings):
@@ -205,3 +205,14 @@ class LimitSettings(Settings):
     """Failed images over failed plus scored ones; over it the run is not published (exit code 3)."""
     max_failures: int | None = Field(default=None, ge=0)
     """The same as a count; left out, only the rate counts."""
+
+
+class GoldenSettings(Settings):
+    """Photos whose probabilities are known: a run scores them first, and does not start when they have drifted."""
+
+    path: str | None = None
+    """A file that `score-images golden make` has written; left out, nothing is checked."""
+    tolerance: float = Field(default=0.02, ge=0, le=1)
+    """The largest difference that a probability may have. Another interpolation moved one of two photos of
+    EfficientNet-Lite0 by more than 0.02, the wrong mean and std five of six: ten photos or more see it. On machines
+    of one kind, where nothing moves at all, 0.001 sees still smaller changes."""
