@@ -23,6 +23,8 @@ from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 
 _LOG = logging.getLogger(__name__)
 _REMOTE_THREADS_A_PROCESSOR = 4
+# The model cuts a loaded batch into calls of its own size: enough rows for a GPU, and few enough bytes to hold three.
+_LOAD_ROWS, _LOAD_BYTES = 128, 64 * 1024**2
 
 
 def now_us() -> int:
@@ -268,6 +270,15 @@ class BatchLoader:
         rows, self._rows = self._rows, []
         pixels, self._pixels = self._pixels, new_rows(self._plan, self._plan.batch_size)
         return _batch_of(rows, pixels)
+
+
+def load_rows(height: int, width: int) -> int:
+    """Return how many images are loaded together where the size of the model's calls is measured on the worker.
+
+    >>> load_rows(224, 224), load_rows(2048, 2048)
+    (128, 5)
+    """
+    return max(1, min(_LOAD_ROWS, _LOAD_BYTES // max(1, height * width * 3)))
 
 
 def thread_count(settings: LoadSettings, remote: bool) -> int:

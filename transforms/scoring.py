@@ -12,11 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms import calibration, interpretation, probabilities, storage, tables
+from transforms.batch_size import BatchChoice, choose_batch_size
 from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, RunError, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
-from transforms.loading import now_us
+from transforms.loading import load_rows, now_us
 from transforms.models import Classifier, load_model
 from transforms.records import Failure, ImageBatch
 from transforms.settings import (
@@ -55,8 +56,8 @@ class ScorerPlan:
     """Temperature or Platt scaling."""
     results: ResultSettings
     """What the table holds."""
-    batch_size: int
-    """Images a batch at most."""
+    batch_size: int | None
+    """Images a call of the model at most; None measures it."""
 
 
 class ScoredBatch(NamedTuple):
@@ -165,7 +166,9 @@ class Scorer:
             self._thresholds = load_thresholds(plan.labels, classes, storage.read_bytes)
         self._label_array = pa.array(self.labels, pa.string())
         self.schema = tables.scores_schema(classes, with_logits=plan.results.logits)
-        self._predictor = BatchPredictor(self._call_model, plan.batch_size)
+        self.batch_choice = self._choose_batch_size()
+        self._predictor = BatchPredictor(self._call_model, self.batch_choice.size)
+        _LOG.info("%s", self.batch_choice.reason)
         # One call in flight: a second one gains nothing on a busy device and doubles its memory.
         self._device = threading.BoundedSemaphore(1)
         _LOG.info("loaded model %s in %.1f s", self.classifier.model_id, time.perf_counter() - started)
@@ -175,16 +178,34 @@ class Scorer:
             return self.classifier.predict_bytes(pixels.tolist())
         return self.classifier.predict(pixels)
 
+    def _choose_batch_size(self) -> BatchChoice:
+        if self.classifier.fixed_batch is not None:
+            size = self.classifier.fixed_batch
+            return BatchChoice(size, f"batch size {size}, because the model takes no other", ())
+        if self.plan.batch_size is not None:
+            return BatchChoice(self.plan.batch_size, f"batch size {self.plan.batch_size}, as declared", ())
+        noise = self._noise(1)
+        return choose_batch_size(
+            lambda size: self._call_model(noise.repeat(size, axis=0)),
+            _is_out_of_memory,
+            # No call is larger than what is loaded together.
+            largest=load_rows(self.classifier.height, self.classifier.width),
+        )
+
     def _probe(self) -> npt.NDArray[np.float32]:
         """Return float32[N, U] for a few fixed noise images, to see what the model's output looks like."""
-        height, width = (self.classifier.height, self.classifier.width)
+        return self._call_model(self._noise(self.classifier.fixed_batch or _PROBE_IMAGES))
+
+    def _noise(self, count: int) -> Pixels:
+        height, width = self.classifier.height, self.classifier.width
         if self.classifier.takes_bytes:
             height = width = _PROBE_SIZE
-        shape = (self.classifier.fixed_batch or _PROBE_IMAGES, height, width, 3)
-        noise = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-        if self.classifier.takes_bytes:
-            return self.classifier.predict_bytes([encode_png(image) for image in noise])
-        return self.classifier.predict(noise)
+        noise = np.random.default_rng(0).integers(0, 256, (count, height, width, 3), np.uint8)
+        if not self.classifier.takes_bytes:
+            return noise
+        encoded = np.empty(count, object)
+        encoded[:] = [encode_png(image) for image in noise]
+        return encoded
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -229,24 +250,25 @@ class Scorer:
         with self._device:
             answers = list(self._predictor.predict(batch.pixels))
         model_ms = (time.perf_counter() - started) * 1e3
-        rows, failures = [], []
+        failures: list[Failure] = []
+        kept: list[int] = []
+        raws: list[npt.NDArray[np.float32]] = []
         for answer in answers:
             if answer.raw is None:
-                ref = batch.refs[answer.start]
                 reason = f"the model failed on this image: {_first_line(answer.error)}"
-                failures.append(Failure(ref, Stage.SCORE, FailureCode.MODEL_ERROR, reason, now_us()))
+                failures.append(_failure(batch, answer.start, FailureCode.MODEL_ERROR, reason))
                 continue
             finite = probabilities.finite_rows(answer.raw)
             for bad in np.flatnonzero(~finite):
                 reason = "the model returned NaN or infinite values for this image"
-                ref = batch.refs[answer.start + bad]
-                failures.append(Failure(ref, Stage.SCORE, FailureCode.NON_FINITE_OUTPUT, reason, now_us()))
-            kept = answer.start + np.flatnonzero(finite)
-            if len(kept):
-                rows.append(self._rows(batch, kept, answer.raw[finite]))
-        return ScoredBatch(_concatenate(rows, self.schema), failures, model_ms)
+                failures.append(_failure(batch, answer.start + int(bad), FailureCode.NON_FINITE_OUTPUT, reason))
+            kept += (answer.start + np.flatnonzero(finite)).tolist()
+            raws.append(answer.raw[finite])
+        if not kept:
+            return ScoredBatch(pa.RecordBatch.from_pylist([], schema=self.schema), failures, model_ms)
+        return ScoredBatch(self._rows(batch, kept, np.concatenate(raws)), failures, model_ms)
 
-    def _rows(self, batch: ImageBatch, kept: npt.NDArray[np.intp], raw: npt.NDArray[np.float32]) -> pa.RecordBatch:
+    def _rows(self, batch: ImageBatch, kept: list[int], raw: npt.NDArray[np.float32]) -> pa.RecordBatch:
         values = interpretation.to_probabilities(raw, self.meaning, self.plan.calibration)
         return tables.scores_batch(
             self.schema,
@@ -281,12 +303,8 @@ class Scorer:
         )
 
 
-def _concatenate(rows: list[pa.RecordBatch], schema: pa.Schema) -> pa.RecordBatch:
-    if len(rows) == 1:
-        return rows[0]
-    if not rows:
-        return pa.RecordBatch.from_pylist([], schema=schema)
-    return pa.concat_batches(rows)
+def _failure(batch: ImageBatch, row: int, code: FailureCode, reason: str) -> Failure:
+    return Failure(batch.refs[row], Stage.SCORE, code, reason, now_us())
 
 
 def _first_line(error: Exception | None) -> str:
