@@ -305,7 +305,11 @@ def test_squashing_a_photo_instead_of_cropping_is_found(
     """A real network on a real photo: the wrong resize moves its probabilities by more than the default tolerance."""
     preprocess = {"crop_pct": 0.875, "value_range": "0_255", "mean": [127] * 3, "std": [128] * 3}
     photos = [str(path) for path in sorted((image_data_dir / "photos").iterdir())[:4]]
-    values = {"model": {"path": str(lite0_directory), "output": "logits"}, "preprocess": preprocess}
+    values = {
+        "model": {"path": str(lite0_directory), "output": "logits"},
+        "preprocess": preprocess,
+        "batch": {"size": 4},
+    }
     make_golden(RunConfig.model_validate(values), photos, str(tmp_path / "golden.json"))
     config = RunConfig.model_validate({**values, "golden": {"path": str(tmp_path / "golden.json")}})
     result = check_golden(Scorer(config.scorer_plan()), config)
