@@ -20,7 +20,7 @@ _BEAM_TRACEBACKS = (
 )
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
-_COMMANDS = ("run", "demo", "config", "evaluate", "calibrate", "golden")
+_COMMANDS = ("run", "demo", "config", "evaluate", "calibrate", "golden", "inspect")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

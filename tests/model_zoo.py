@@ -163,8 +163,19 @@ def table_model(path: Path) -> Path:
     return path
 
 
-def bytes_model(path: Path, *, shape: Sequence[int | None] = (None,)) -> Path:
-    """Save a SavedModel that takes encoded images and decodes, resizes and scales them itself, to 0_1."""
+def bytes_model(
+    path: Path,
+    *,
+    shape: Sequence[int | None] = (None,),
+    head: Callable[[Any], Any] = lambda logits: {"logits": logits},
+) -> Path:
+    """Save a SavedModel that takes encoded images and decodes, resizes and scales them itself, to 0_1.
+
+    Args:
+        path: Where to save it.
+        shape: Of its input.
+        head: float32[N, classes] logits -> the outputs by name.
+    """
     import tensorflow as tf
 
     class Bytes(tf.Module):
@@ -179,7 +190,7 @@ def bytes_model(path: Path, *, shape: Sequence[int | None] = (None,)) -> Path:
                 return tf.image.resize(image, [HEIGHT, WIDTH]) / 255.0
 
             images = tf.map_fn(decode, encoded, fn_output_signature=tf.TensorSpec([HEIGHT, WIDTH, 3], tf.float32))
-            return {"logits": tf.reduce_mean(images, [1, 2]) @ self.matrix}
+            return head(tf.reduce_mean(images, [1, 2]) @ self.matrix)
 
     module = Bytes()
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.score})

@@ -189,7 +189,19 @@ def describe_model(settings: ModelSettings) -> ModelDescription:
     """
     prepare_devices()
     path = local_path(settings)
-    model = open_model(path, settings)
+    return describe_open_model(path, open_model(path, settings))
+
+
+def describe_open_model(path: Path, model: OpenModel) -> ModelDescription:
+    """Say what a model is that is open already.
+
+    Args:
+        path: Where it lies on the local disk.
+        model: It.
+
+    Raises:
+        ModelError: It is no model of images, or does not accept what its signature says.
+    """
     return _describe(path, model, read_layout(model), read_graph(model))
 
 
