@@ -45,7 +45,7 @@ lock: ## Renew constraints.txt: resolve the newest versions together
 	$(PYTHON) -m venv .cache/lock
 	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(EXTRAS),heic]'
 	{ echo '# Versions that were resolved and tested together; renew with: make lock'; \
-	  .cache/lock/bin/python -m pip freeze --exclude score-images; } > constraints.txt
+	  .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; } > constraints.txt
 	rm -rf .cache/lock
 
 clean: ## Remove the environment and everything generated

@@ -51,6 +51,7 @@ setup(
         "apache-beam>=2.77,<2.78",
         "tensorflow>=2.21,<2.22",
         "tensorflow-hub>=0.16.1",
+        "setuptools<82",  # tensorflow-hub imports pkg_resources, which 82 removed
         "pyarrow>=25",
         "numpy>=2",
         "pydantic>=2.12",
