@@ -1,6 +1,7 @@
 """What `score-images inspect` says of a model, and that a run reads the model in the same way."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -196,8 +197,25 @@ def test_fixed_batch_and_few_classes_are_in_the_config(zoo: dict[str, Inspection
     """A batch is a multiple of what the model takes, top_k no more than the classes."""
     text = config_text(zoo["channels first, grey, fixed batch"])
     assert "\nbatch:\n  size: 15  # a multiple of 3, the number of images that the model takes\n" in text
-    assert "\nresults:\n  top_k: 4\n" in text
+    assert "\nresults:\n  top_k: 4  # it has no more classes\n" in text
     assert "it gets their luminance" in text
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_commented_choices_can_be_taken(zoo: dict[str, Inspection], tmp_path: Path, name: str) -> None:
+    """Without their # the choices stand at the right place, and are settings that there are."""
+    choice = re.compile(
+        r"^( *)# (?= *(labels|path|mean|std|resize|crop_pct|interpolation|channel_order):)", re.MULTILINE
+    )
+    taken = choice.sub(r"\1", config_text(zoo[name]))
+    config = tmp_path / "config.yaml"
+    config.write_text(taken)
+    keys = {"model.output", "model.activation"} & MODELS[name][1].to_fill_in
+    filled = ["preprocess.value_range=0_1", "preprocess.height=5", "preprocess.width=7", *(f"{k}=auto" for k in keys)]
+    loaded = load_config(config, filled)
+    if zoo[name].description.layout != "bytes":
+        assert (loaded.preprocess.crop_pct, loaded.preprocess.resize) == (0.875, "shortest_edge")
+    assert loaded.labels.path == str(tmp_path / "labels.txt")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,10 @@ def _facts(found: Inspection) -> Iterator[tuple[str, str]]:
     yield "head", f"{about.head or 'not visible'}: {about.head_reason}"
     yield "reading", found.reading_reason
     yield "parameters", f"{about.parameter_count:,}"
-    yield "batch", "any number of images" if about.fixed_batch is None else f"{about.fixed_batch} images, always"
+    yield (
+        "batch",
+        "any number of images" if about.fixed_batch is None else f"{about.fixed_batch} images a call",
+    )
     yield "labels", _labels(found)
 
 
@@ -123,17 +126,19 @@ def _model_lines(found: Inspection) -> Iterator[str]:
 
 
 def _label_lines(found: Inspection) -> Iterator[str]:
-    lines = []
-    if found.labels_problem:
-        lines += [*_comment(found.labels_problem), f"  offset: {FILL_IN}  # or path: a file with the right labels"]
-    elif found.description.labels is None:
-        lines += ["  # path: labels.txt  # one label a line; without it the class index serves"]
-    if found.reading and found.reading.activation == "sigmoid":
-        lines += ["  thresholds: 0.5  # the probability from which a label counts as positive"]
-    if lines:
+    has_thresholds = found.reading is not None and found.reading.activation == "sigmoid"
+    section = bool(found.labels_problem) or has_thresholds
+    if section or found.description.labels is None:
         yield ""
-        yield "labels:" if any(not line.lstrip().startswith("#") for line in lines) else "labels: {}"
-        yield from lines
+        yield "labels:" if section else "# labels:"
+    if found.labels_problem:
+        yield from _comment(found.labels_problem)
+        yield f"  offset: {FILL_IN}  # or path: a file with the right labels"
+    elif found.description.labels is None:
+        serves = "negative and positive serve" if found.num_units == 1 else "the class index serves"
+        yield f"{'  # ' if section else '#   '}path: labels.txt  # one label a line; without it {serves}"
+    if has_thresholds:
+        yield "  thresholds: 0.5  # the probability from which a label counts as positive"
 
 
 def _preprocess_lines(found: Inspection) -> Iterator[str]:
@@ -166,7 +171,7 @@ def _preprocess_lines(found: Inspection) -> Iterator[str]:
 
 def _other_lines(found: Inspection) -> Iterator[str]:
     if found.num_classes is not None and found.num_classes < _TOP_K:
-        yield from ("", "results:", f"  top_k: {found.num_classes}")
+        yield from ("", "results:", f"  top_k: {found.num_classes}  # it has no more classes")
     fixed = found.description.fixed_batch
     if fixed is not None:
         size = fixed * max(1, _BATCH_SIZE // fixed)
