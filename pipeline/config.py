@@ -1,15 +1,15 @@
 """RunConfig: everything that a run can be told in a file, and load_config, which reads one."""
 
-import difflib
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from pipeline.config_errors import explain
+from pipeline.yaml_text import parse_yaml
 from transforms.errors import ConfigError
 from transforms.loading import LoadPlan, load_rows
 from transforms.scoring import ScorerPlan
@@ -28,6 +28,7 @@ from transforms.settings import (
     Settings,
     WriteSettings,
 )
+from transforms.storage import absolute
 
 _PATH_KEYS = (
     ("model", "path"),
@@ -37,21 +38,6 @@ _PATH_KEYS = (
     ("golden", "path"),
 )
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2's numbers and booleans: in YAML 1.1, 0_255 is an octal number and `no` is false."""
-
-
-_OLD_TAGS = {"tag:yaml.org,2002:int", "tag:yaml.org,2002:bool"}
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _OLD_TAGS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
 
 
 class RunConfig(Settings):
@@ -111,7 +97,7 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """Read a YAML configuration.
 
     `${NAME}` in a text is an environment variable. Relative paths in the file start at the file's folder, those in
-    overrides at the working directory.
+    overrides and those that begin with a variable at the working directory. An empty section is as if left out.
 
     Args:
         path: A YAML file.
@@ -120,119 +106,74 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         ConfigError: The file cannot be read, or says something that is not allowed; every problem is named.
     """
-    file = Path(path)
+    file, source = Path(path), f"config {path}"
     try:
-        values = _load_yaml(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ConfigError(f"config {path} cannot be read: {reason}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"config {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"config {path} must be a mapping with model: and preprocess:, got {values!r:.60}")
-    _resolve_paths(values, file.resolve().parent)
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ConfigError(f"{source} cannot be read: {reason}") from error
+    written = parse_yaml(text, source)
+    if not isinstance(written, dict):
+        raise ConfigError(f"{source} must be a mapping with model: and preprocess:, got {written!r:.60}")
+    values = _expand(written, source)
+    _resolve_paths(values, written, file.resolve().parent)
     for override in overrides:
         _override(values, override)
     try:
-        return RunConfig.model_validate(_expand_variables(values, str(path)))
+        # A section whose lines are all comments is empty, not wrong.
+        return RunConfig.model_validate({key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         raise ConfigError(explain(error, str(path), RunConfig)) from error
 
 
-def _load_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506  a SafeLoader with fewer resolvers
-
-
-def _resolve_paths(values: dict[str, Any], folder: Path) -> None:
-    for section, key in _PATH_KEYS:
-        parent = values.get(section)
-        if isinstance(parent, dict) and isinstance(text := parent.get(key), str):
-            parent[key] = _resolved(text, folder)
-
-
-def _resolved(text: str, folder: Path) -> str:
-    if "://" in text or text.startswith("$"):
-        return text
-    return os.path.normpath(folder / Path(text).expanduser())
-
-
-def _override(values: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    names = key.split(".")
-    if not separator or not all(names):
-        raise ConfigError(f"--set {override}: write key.sub=value, limits.max_failure_rate=0.01 for example")
-    try:
-        value = _load_yaml(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not valid YAML") from error
-    if tuple(names) in _PATH_KEYS and isinstance(value, str):
-        value = _resolved(value, Path.cwd())
-    for name in names[:-1]:
-        inner = values.setdefault(name, {})
-        if inner is None:
-            inner = values[name] = {}
-        if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {name} is a value, not a section")
-        values = inner
-    values[names[-1]] = value
-
-
-def _expand_variables(value: Any, path: str) -> Any:
+def _expand(value: Any, source: str) -> Any:
+    """Return a copy of a value with the environment's variables in its texts."""
     if isinstance(value, dict):
-        return {key: _expand_variables(inner, path) for key, inner in value.items()}
+        return {key: _expand(inner, source) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_expand_variables(inner, path) for inner in value]
+        return [_expand(inner, source) for inner in value]
     if not isinstance(value, str):
         return value
 
     def replace(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
         if found is None:
-            raise ConfigError(f"config {path} uses ${{{match[1]}}}, and the environment variable is not set")
+            raise ConfigError(f"{source} uses ${{{match[1]}}}, and the environment variable is not set")
         return found
 
     return _VARIABLE.sub(replace, value)
 
 
-def explain(error: ValidationError, source: str, model: type[BaseModel]) -> str:
-    """Say in one line a problem what is wrong with a configuration: key, value, what is allowed."""
-    lines = []
-    for problem in error.errors():
-        location = [part for part in problem["loc"] if isinstance(part, str)]
-        key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("function-", "constrained-")))
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{key} is not a setting{_nearest(model, location)}")
-        elif problem["type"] == "missing":
-            lines.append(f"{key} is missing{_description(model, location)}")
-        elif problem["type"] == "value_error":
-            lines.append(str(problem["ctx"]["error"]))
-        else:
-            message = problem["msg"][:1].lower() + problem["msg"][1:]
-            lines.append(f"{key}: {message}, got {problem['input']!r:.80}")
-    problems = "; ".join(lines)
-    return f"config {source}: {problems}"
+def _resolve_paths(values: dict[str, Any], written: dict[str, Any], folder: Path) -> None:
+    for section, key in _PATH_KEYS:
+        parent = values.get(section)
+        if isinstance(parent, dict) and isinstance(text := parent.get(key), str):
+            # What begins with a variable is the operator's path, not the file's.
+            parent[key] = _resolved(text, Path.cwd() if _VARIABLE.match(written[section][key]) else folder)
 
 
-def _section(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:
-    for name in location:
-        field = model.model_fields.get(name)
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return None
-        model = field.annotation
-    return model
+def _resolved(text: str, folder: Path) -> str:
+    if text.startswith("file://"):
+        return absolute(text)
+    if "://" in text or not text:
+        return text
+    return os.path.normpath(folder / Path(text).expanduser())
 
 
-def _nearest(model: type[BaseModel], location: Sequence[str]) -> str:
-    section = _section(model, location[:-1])
-    if section is None:
-        return ""
-    names = list(section.model_fields)
-    close = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.6)
-    allowed = f"allowed here: {', '.join(names)}"
-    return f"; did you mean {close[0]}? ({allowed})" if close else f"; {allowed}"
-
-
-def _description(model: type[BaseModel], location: Sequence[str]) -> str:
-    section = _section(model, location[:-1])
-    field = section.model_fields.get(location[-1]) if section else None
-    return f": {field.description}" if field and field.description else ""
+def _override(values: dict[str, Any], override: str) -> None:
+    source = f"--set {override}"
+    key, separator, text = override.partition("=")
+    names = key.strip().split(".")
+    if not separator or not all(names):
+        raise ConfigError(f"{source}: write key.sub=value, limits.max_failure_rate=0.01 for example")
+    value = _expand(parse_yaml(text, source), source)
+    if tuple(names) in _PATH_KEYS and isinstance(value, str):
+        value = _resolved(value, Path.cwd())
+    for name in names[:-1]:
+        inner = values.get(name)
+        if inner is None:
+            inner = values[name] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"{source}: {name} is a value, not a section")
+        values = inner
+    values[names[-1]] = value

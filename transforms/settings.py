@@ -54,9 +54,9 @@ class PreprocessSettings(Settings):
     value_range: Literal["0_1", "-1_1", "0_255"]
     """The range that pixels are scaled to before mean and std; required, because the wrong one costs accuracy
     without an error."""
-    mean: tuple[float, float, float] | None = None
+    mean: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
     """Subtracted from each channel, in units of value_range and in the model's channel order."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[FiniteFloat, FiniteFloat, FiniteFloat] | None = None
     """Divides each channel after mean, in units of value_range and in the model's channel order."""
     channel_order: Literal["rgb", "bgr"] = "rgb"
     """The order that the model was trained with."""
@@ -121,7 +121,7 @@ class LabelSettings(Settings):
     labels have none, 1 for the reverse."""
     background: str = "background"
     """The name that a class before the first label gets (offset -1)."""
-    thresholds: float | str = 0.5
+    thresholds: FiniteFloat | str = 0.5
     """Sigmoid only: the probability from which a label counts as positive: one number, or a file of one a label."""
 
 
@@ -165,9 +165,12 @@ class WriteSettings(Settings):
 class InputSettings(Settings):
     """How inputs are listed."""
 
-    extensions: tuple[str, ...] = (
-        "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs", "heic",
-        "heif", "hif",
+    extensions: tuple[str, ...] = Field(
+        min_length=1,
+        default=(
+            "jpg", "jpeg", "jpe", "jfif", "png", "webp", "gif", "bmp", "dib", "tif", "tiff", "avif", "avifs", "heic",
+            "heif", "hif",
+        ),
     )  # fmt: skip
     """Which files of a folder or prefix are listed, by the end of their names, in any case; "*" lists every file.
     Globs and manifests are not filtered. The format itself is told by content."""
