@@ -3,41 +3,56 @@
 import argparse
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.runners.runner import create_runner
 
 from transforms.errors import ConfigError
 
 # DirectRunner looks for a downloaded runner first, and may run a pipeline twice; this one is in the package.
 LOCAL_RUNNER = "FnApiRunner"
-_IN_PROCESS = frozenset({"FnApiRunner", "DirectRunner", "BundleBasedDirectRunner", "SwitchingDirectRunner"})
+_LOCAL_RUNNERS = frozenset({"fnapirunner", "directrunner", "bundlebaseddirectrunner", "switchingdirectrunner"})
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     """Read Beam's flags, with the local runner where none is named.
 
     Raises:
-        ConfigError: A local runner would ignore one of them.
+        ConfigError: A flag has a wrong value, the runner does not exist, or a local runner would ignore a flag.
     """
+    unknown = _parse(flags)
     if not any(flag == "--runner" or flag.startswith("--runner=") for flag in flags):
         flags = [f"--runner={LOCAL_RUNNER}", *flags]
     options = PipelineOptions(list(flags))
-    if is_in_process(options):
-        _refuse_unknown(flags)
+    runner = options.view_as(StandardOptions).runner or LOCAL_RUNNER
+    try:
+        create_runner(runner)
+    except (ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(f"--runner={runner} cannot be used: {error}") from error
+    # Portable runners learn their flags from a job server; a local runner has only those that Beam declares, and
+    # PipelineOptions drops the others with a warning.
+    if unknown and _is_local(runner):
+        raise ConfigError(f"{' '.join(unknown)} after -- is no flag of Apache Beam: nothing would heed it")
     return options
 
 
 def is_in_process(options: PipelineOptions) -> bool:
     """Tell whether the workers live in this process, so that they can share its model and its counts."""
-    runner = options.view_as(StandardOptions).runner or ""
-    return runner.rpartition(".")[2] in _IN_PROCESS
+    if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
+        return False
+    return _is_local(options.view_as(StandardOptions).runner or LOCAL_RUNNER)
 
 
-def _refuse_unknown(flags: Sequence[str]) -> None:
-    # Portable runners learn their flags from a job server; a local runner has only those that Beam declares, and
-    # PipelineOptions drops the others with a warning.
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+def _is_local(runner: str) -> bool:
+    return runner.rpartition(".")[2].lower() in _LOCAL_RUNNERS
+
+
+def _parse(flags: Sequence[str]) -> list[str]:
+    """Return the flags that Beam does not declare."""
+    # Not by PipelineOptions: at a wrong value it prints a page of usage and ends the process.
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for declared in PipelineOptions.__subclasses__():
         declared._add_argparse_args(parser)
-    _, unknown = parser.parse_known_args(list(flags))
-    if unknown:
-        raise ConfigError(f"{' '.join(unknown)} after -- is no flag of Apache Beam: nothing would heed it")
+    try:
+        return parser.parse_known_args(list(flags))[1]
+    except argparse.ArgumentError as error:
+        raise ConfigError(f"after --: {error}") from error

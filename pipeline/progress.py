@@ -105,7 +105,10 @@ class ShowProgress:
         now = self._clock()
         if not done:
             return 0.0
-        self._history = [entry for entry in self._history if now - entry[0] <= _WINDOW_SECONDS] + [(now, done)]
+        self._history.append((now, done))
+        # The newest entry of a window ago or more is kept: log lines are a minute apart, too.
+        while len(self._history) > 1 and now - self._history[1][0] >= _WINDOW_SECONDS:
+            del self._history[0]
         then, before = self._history[0]
         return (done - before) / (now - then) if now > then else 0.0
 

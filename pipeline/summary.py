@@ -1,5 +1,6 @@
 """What is printed when a run is over."""
 
+import re
 import shlex
 
 from pipeline.run import RunResult
@@ -32,22 +33,19 @@ def summary(result: RunResult) -> str:
     where = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in spent.items())
     lines.append(f"  spent in  {where} (summed over threads, they overlap)")
     if outcome.exit_code is ExitCode.PUBLISHED:
-        scores = f"{layout.published_table('scores')}/*.parquet"
-        query = (  # noqa: S608  text for a person to paste, not a query that is run
-            "SELECT predicted_label, count(*) AS images, avg(predicted_probability) AS confidence "
-            f"FROM '{scores}' GROUP BY ALL ORDER BY images DESC LIMIT 10"
-        )
         lines += [
             f"  scores    {layout.published_table('scores')}",
             f"  failures  {layout.published_table('failures')}",
             f"  manifest  {layout.manifest}",
-            f"  ask       duckdb -c {shlex.quote(query) if chr(39) not in query else _double_quoted(query)}",
+            f"  ask       duckdb -c {shlex.quote(_query(layout.published_table('scores')))}",
         ]
     return "\n".join(lines)
 
 
-def _double_quoted(text: str) -> str:
-    escaped = text
-    for character in '\\"$`':
-        escaped = escaped.replace(character, "\\" + character)
-    return f'"{escaped}"'
+def _query(folder: str) -> str:
+    """Return SQL for a person to paste: labels by how many images they have."""
+    # A file's name in double quotes, so that the shell can have the single ones; its own stars and brackets are
+    # names, not patterns.
+    files = re.sub(r"[*?\[]", r"[\g<0>]", folder).replace('"', '""')
+    columns = "predicted_label, count(*) AS images, avg(predicted_probability) AS confidence"
+    return f'SELECT {columns} FROM "{files}/*.parquet" GROUP BY ALL ORDER BY images DESC LIMIT 10'  # noqa: S608

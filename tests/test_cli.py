@@ -53,7 +53,7 @@ def test_run_publishes_and_prints_a_summary(config: Path, tmp_path: Path) -> Non
     assert lines[0] == f"run night is published in {tmp_path}/out"
     assert "  listed    5 = 5 unique + 0 duplicates" in lines
     assert "  unique    5 = 5 scored + 0 failed + 0 skipped" in lines
-    query = re.search(r'duckdb -c "(.*)"', done.stdout)
+    query = re.search(r"duckdb -c '(.*)'", done.stdout)
     assert query is not None
     import duckdb
 
@@ -121,7 +121,7 @@ def test_config_check_and_schema(config: Path, capsys: pytest.CaptureFixture[str
     assert main(["config", "--check", str(config)]) == 0
     assert capsys.readouterr().out == f"{config} is valid\n"
     assert main(["config", "--check", str(config), "--set", "batch.size=0"]) == 2
-    assert "batch.size: input should be greater than or equal to 1, got 0" in capsys.readouterr().err
+    assert "batch.size must be 'auto' or at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["config", "--schema"]])

@@ -1,0 +1,83 @@
+"""How Beam's flags are read: the runner, what is refused, and where the workers live."""
+
+import pytest
+from apache_beam.options.pipeline_options import DirectOptions, StandardOptions, WorkerOptions
+
+from pipeline.options import is_in_process, pipeline_options
+from transforms.errors import ConfigError
+
+FULL_NAME = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+
+
+def runner(*flags: str) -> str | None:
+    """Return the runner that flags lead to."""
+    return pipeline_options(flags).view_as(StandardOptions).runner
+
+
+def test_local_runner_is_the_default() -> None:
+    """The one that is in the package: no download, no second run of a pipeline."""
+    assert runner() == "FnApiRunner"
+    assert runner("--direct_num_workers=2") == "FnApiRunner"
+
+
+@pytest.mark.parametrize("name", ["DirectRunner", "directrunner", "FlinkRunner", "PrismRunner", FULL_NAME])
+def test_runner_that_is_named_wins(name: str) -> None:
+    """In both spellings of a flag."""
+    assert runner(f"--runner={name}") == name
+    assert runner("--direct_num_workers=2", "--runner", name) == name
+
+
+@pytest.mark.parametrize(
+    ("flags", "inside"),
+    [
+        ([], True),
+        (["--runner=DirectRunner"], True),
+        (["--runner=directrunner"], True),  # Beam takes names in any case
+        ([f"--runner={FULL_NAME}"], True),
+        (["--direct_running_mode=multi_threading"], True),
+        (["--direct_running_mode=multi_processing"], False),
+        (["--runner=FlinkRunner"], False),
+        (["--runner=PrismRunner"], False),
+    ],
+)
+def test_workers_are_in_this_process_or_not(flags: list[str], inside: bool) -> None:
+    """Only then can they share its model, and its counts be shown."""
+    assert is_in_process(pipeline_options(flags)) is inside
+
+
+def test_flags_reach_beam() -> None:
+    """All of them, of any runner."""
+    options = pipeline_options(["--direct_num_workers", "3", "--experiments=a", "--sdk_container_image=x"])
+    assert options.view_as(DirectOptions).direct_num_workers == 3
+    assert options.view_as(WorkerOptions).sdk_container_image == "x"
+    flink = pipeline_options(["--runner=FlinkRunner", "--flink_master=host:8081", "--a_flag_of_the_job_server=1"])
+    assert flink.get_all_options()["flink_master"] == "host:8081"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--direct_num_worker=2"], "--direct_num_worker=2 after -- is no flag of Apache Beam: nothing would heed it"),
+        (["--input", "x"], "--input x after -- is no flag of Apache Beam: nothing would heed it"),
+        (["word"], "word after -- is no flag of Apache Beam: nothing would heed it"),
+        (["--runn=FlinkRunner"], "--runn=FlinkRunner after -- is no flag of Apache Beam: nothing would heed it"),
+        (["--direct_num_workers=two"], "after --: argument --direct_num_workers: invalid int value: 'two'"),
+        (["--runner=FlinkRunner", "--parallelism=x"], "after --: argument --parallelism: invalid int value: 'x'"),
+        (["--runner"], "after --: argument --runner: expected one argument"),
+        (["--runner=a.b.C"], "--runner=a.b.C cannot be used: No module named 'a'"),
+    ],
+)
+def test_wrong_flags_are_refused_in_one_line(
+    flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without Beam's page of usage, and before anything is loaded."""
+    with pytest.raises(ConfigError) as caught:
+        pipeline_options(flags)
+    assert str(caught.value) == message
+    assert capsys.readouterr().err == ""
+
+
+def test_unknown_runner_is_refused_with_those_there_are() -> None:
+    """Beam's own list."""
+    with pytest.raises(ConfigError, match=r"^--runner=FlingRunner cannot be used: .*Valid values are .*FlinkRunner"):
+        pipeline_options(["--runner=FlingRunner"])
