@@ -5,39 +5,26 @@ that exists is taken by its name, whatever characters it has; only one that does
 A manifest's line is always a literal.
 """
 
-import contextlib
-import csv
-import io
 import itertools
-import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from wcmatch import glob as wcglob
 
-from transforms import storage
+from transforms import manifests, storage
 from transforms.errors import ConfigError, FailureCode, ImageError, InputError
+from transforms.manifests import Manifest, ManifestKind
 from transforms.records import ImageRef
 from transforms.settings import InputSettings
 
-InputKind = Literal["file", "folder", "glob", "txt", "csv", "parquet", "jsonl"]
+InputKind = Literal["file", "folder", "glob"] | ManifestKind
 
 DEFAULT_PATH_COLUMN = "image_path"
 _GLOB_CHARACTERS = re.compile(r"[*?\[{]")
 _GLOB_FLAGS = wcglob.GLOBSTAR | wcglob.BRACE | wcglob.DOTGLOB | wcglob.CASE
-_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-_MANIFEST_KINDS: dict[str, InputKind] = {
-    ".txt": "txt",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-}
-
 # ArrowException: what pyarrow does not translate into OSError.
 _STORAGE_ERRORS = (OSError, pa.ArrowException)
 
@@ -88,9 +75,9 @@ def parse_input(text: str, path_column: str = DEFAULT_PATH_COLUMN) -> InputSourc
 
 def _parse_manifest(text: str, path_column: str) -> InputSource:
     path = storage.absolute(text[1:])
-    kind = _MANIFEST_KINDS.get(os.path.splitext(path)[1].lower())
+    kind = manifests.KINDS.get(os.path.splitext(path)[1].lower())
     if kind is None:
-        raise InputError(f"manifest {text}: the name must end in one of {', '.join(sorted(_MANIFEST_KINDS))}")
+        raise InputError(f"manifest {text}: the name must end in one of {', '.join(sorted(manifests.KINDS))}")
     if storage.stat(path) is None:
         raise InputError(f"manifest {text}: there is no file {path}")
     return InputSource(text, kind, path, path_column)
@@ -166,7 +153,8 @@ def list_input(source: InputSource, settings: InputSettings) -> Iterator[ImageRe
         yield from (_checked(file.path, file) for file in _matching(source.path))
         return
     folder = storage.parent(source.path)
-    for number, text in enumerate(_manifest_entries(source), start=1):
+    entries = manifests.read_manifest(Manifest(source.text, source.kind, source.path, source.path_column))
+    for number, text in enumerate(entries, start=1):
         if text is None or text == "":
             message = f"entry {number} of the manifest has no path in column {source.path_column}"
             yield BadName(f"{source.path}#{number}", ImageError(FailureCode.NOT_FOUND, message))
@@ -234,106 +222,3 @@ def _split_glob(pattern: str) -> tuple[str, wcglob.WcMatcher[str], bool]:
         parts = parts[1:]
     below = "/".join(parts)
     return folder or "/", wcglob.compile(below, flags=_GLOB_FLAGS), "**" in below or "/" in below
-
-
-def _manifest_entries(source: InputSource) -> Iterator[str | None]:
-    readers = {"txt": _text_lines, "csv": _csv_values, "jsonl": _jsonl_values, "parquet": _parquet_values}
-    return readers[source.kind](source)
-
-
-def _unreadable(source: InputSource, reason: object, line: int | None = None) -> InputError:
-    where = f" line {line}" if line is not None else ""
-    first = str(reason).split("\n")[0]
-    return InputError(f"manifest {source.text}{where} cannot be read as {source.kind}: {first}")
-
-
-@contextlib.contextmanager
-def _open_text(source: InputSource, newline: str) -> Iterator[io.TextIOWrapper]:
-    filesystem, inner = storage.filesystem(source.path)
-    with filesystem.open_input_stream(inner, buffer_size=1 << 20) as stream:
-        head = stream.read(2)
-    if head in _UTF16_MARKS:
-        raise InputError(f"manifest {source.text} is UTF-16 text; save it as UTF-8")
-    # Names need not be UTF-8 on a local disk: what is not, survives as surrogates and fails by name later.
-    with (
-        filesystem.open_input_stream(inner, buffer_size=1 << 20) as stream,
-        io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline) as text,
-    ):
-        yield text
-
-
-def _text_lines(source: InputSource) -> Iterator[str]:
-    with _open_text(source, newline="\n") as lines:
-        for line in lines:
-            # A blank line is no entry; every other character but the line's end belongs to the name.
-            if name := line.removesuffix("\n").removesuffix("\r"):
-                yield name
-
-
-def _csv_values(source: InputSource) -> Iterator[str | None]:
-    with _open_text(source, newline="") as lines:
-        rows = csv.reader(lines, strict=True)
-        try:
-            header = next(rows, None)
-            if header is None:
-                return
-            position = _column_position(source, header)
-            for row in rows:
-                if row:
-                    yield row[position] if position < len(row) else None
-        except csv.Error as error:
-            raise _unreadable(source, error, rows.line_num) from error
-
-
-def _jsonl_values(source: InputSource) -> Iterator[str | None]:
-    column = source.path_column
-    checked = False
-    with _open_text(source, newline="\n") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _unreadable(source, f"{error.msg} at column {error.colno}", number) from error
-            except (ValueError, RecursionError) as error:  # an endless number, or brackets without end
-                raise _unreadable(source, error, number) from error
-            if not isinstance(entry, dict):
-                raise _unreadable(source, f'{line.strip()[:60]} is no object; write {{"{column}": "..."}}', number)
-            if not checked:
-                _column_position(source, list(entry))
-                checked = True
-            value = entry.get(column)
-            if value is not None and not isinstance(value, str):
-                raise _unreadable(source, f"{column} is {value!r:.60}, a string is needed", number)
-            yield value
-
-
-def _parquet_values(source: InputSource) -> Iterator[str | None]:
-    filesystem, inner = storage.filesystem(source.path)
-    with filesystem.open_input_file(inner) as file:
-        try:
-            parquet = pq.ParquetFile(file)
-            position = _column_position(source, parquet.schema_arrow.names)
-            found = parquet.schema_arrow.field(position).type
-            if not _holds_text(found):
-                raise _unreadable(source, f"column {source.path_column} is {found}, strings are needed")
-            for batch in parquet.iter_batches(columns=[source.path_column]):
-                yield from batch.column(0).cast(pa.string()).to_pylist()
-        except pa.ArrowException as error:
-            raise _unreadable(source, error) from error
-
-
-def _holds_text(kind: pa.DataType) -> bool:
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
-    return any(test(kind) for test in (*tests, pa.types.is_null))
-
-
-def _column_position(source: InputSource, names: Sequence[str]) -> int:
-    if source.path_column not in names:
-        raise InputError(
-            f"manifest {source.text} has no column {source.path_column}; it has {', '.join(names)}; "
-            "name the right one with --path-column"
-        )
-    return list(names).index(source.path_column)
