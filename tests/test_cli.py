@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli import main
+from pipeline.run import _Interrupts
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos
 
@@ -43,7 +44,7 @@ def command(*arguments: object, timeout: float = 120) -> subprocess.CompletedPro
     )  # fmt: skip
 
 
-def test_run_publishes_and_prints_a_summary(config: Path, tmp_path: Path) -> None:
+def test_run_publishes_and_prints_a_summary(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit 0; the ledger, the time, the places and a query stand on the standard output."""
     make_photos(tmp_path / "photos", 5)
     done = command("run", "--config", config, "--input", tmp_path / "photos", "--output", tmp_path / "out",
@@ -58,12 +59,9 @@ def test_run_publishes_and_prints_a_summary(config: Path, tmp_path: Path) -> Non
     import duckdb
 
     assert sum(row[1] for row in duckdb.sql(query[1]).fetchall()) == 5
-    again = command("run", "--config", config, "--input", tmp_path / "photos", "--output", tmp_path / "out",
-                    "--run-id", "night")  # fmt: skip
-    assert (again.returncode, again.stdout) == (
-        0,
-        f"run night is already published in {tmp_path}/out: nothing was done\n",
-    )
+    again = ["run", "--config", config, "--input", tmp_path / "photos", "--output", tmp_path / "out"]
+    assert main([*map(str, again), "--run-id", "night"]) == 0
+    assert capsys.readouterr().out == f"run night is already published in {tmp_path}/out: nothing was done\n"
 
 
 @pytest.mark.parametrize(
@@ -139,8 +137,21 @@ def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_exits_130_and_can_be_continued(config: Path, tmp_path: Path, stop: signal.Signals) -> None:
-    """Ctrl-C or a scheduler's SIGTERM: nothing published, and the same command finishes the run."""
+def test_ctrl_c_and_a_schedulers_stop_are_told_from_failures(stop: signal.Signals) -> None:
+    """A runner makes the exception of an interrupt a text among others: the signal itself is remembered."""
+    before = signal.getsignal(stop)
+    with _Interrupts() as interrupts:
+        assert not interrupts.seen
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(stop)
+        assert interrupts.seen
+    assert signal.getsignal(stop) == before
+
+
+def test_an_interrupted_run_exits_130_and_can_be_continued(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped in the middle: nothing published, and the same command finishes the run."""
     for number in range(200):
         make_photo(tmp_path / "photos" / f"{number:04}.jpg", number, (250, 250))
     arguments = ["run", "--config", str(config), "--input", str(tmp_path / "photos"), "--output",
@@ -155,16 +166,16 @@ def test_an_interrupted_run_exits_130_and_can_be_continued(config: Path, tmp_pat
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    process.send_signal(stop)
+    process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert b"interrupted" in errors
     assert b"--run-id night" in errors
     assert not (tmp_path / "out" / "scores").exists()
 
-    done = command(*arguments)
-    assert done.returncode == 0, done.stderr
-    assert "  unique    200 = 200 scored + 0 failed + 0 skipped" in done.stdout
-    resumed = re.search(r"resumed +(\d+) of", done.stdout)
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert "  unique    200 = 200 scored + 0 failed + 0 skipped" in out
+    resumed = re.search(r"resumed +(\d+) of", out)
     assert resumed is not None
     assert int(resumed[1]) >= 8
