@@ -14,7 +14,7 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
 from pipeline.config import RunConfig
-from transforms.inputs import InputSource
+from transforms.inputs import BadName, InputSource, resolve
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
 from transforms.publish_run import Counted, PublishRun
@@ -23,7 +23,6 @@ from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.score_batches import ScoreBatches
 from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
-from transforms.storage import absolute
 from transforms.tables import failures_batch
 from transforms.write_tables import WriteTables
 
@@ -141,7 +140,8 @@ def build(
 
 
 def _as_listed(entry: str | ImageRef | Failure) -> ImageRef | Failure:
-    return ImageRef(absolute(entry), None, None) if isinstance(entry, str) else entry
+    found = resolve(entry) if isinstance(entry, str) else entry
+    return found.failure() if isinstance(found, BadName) else found
 
 
 def _is_ref(entry: ImageRef | Failure) -> bool:

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from pipeline.config import RunConfig
+from transforms.inputs import BadName, resolve
 from transforms.loading import LoadedImage, LoadPlan, load_one, to_batch
-from transforms.records import Failure, ImageRef
+from transforms.records import Failure
 from transforms.scoring import Scorer
-from transforms.storage import absolute
 from transforms.tables import failures_batch
 
 
@@ -40,8 +40,12 @@ def score_in_memory(paths: Iterable[str], config: RunConfig, scorer: Scorer | No
     classifier = scorer.classifier
     plan = config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
     rows, failures, waiting = [], [], []
-    for path in dict.fromkeys(map(absolute, paths)):
-        image = load_one(ImageRef(path, None, None), plan)
+    listed = {found.path: found for found in map(resolve, paths)}
+    for found in listed.values():
+        if isinstance(found, BadName):
+            failures.append(found.failure())
+            continue
+        image = load_one(found, plan)
         if image.failure is not None:
             failures.append(image.failure)
             continue

@@ -42,7 +42,7 @@ def progress_line(counts: Counts, adopted: int, rate: float) -> str:
 
 def failed_images(counts: Counts) -> int:
     """Return how many images have failed so far."""
-    return counts.get("load_failed_images", 0) + counts.get("score_failed_images", 0)
+    return sum(counts.get(f"{verb}_failed_images", 0) for verb in ("list", "load", "score"))
 
 
 def _duration(seconds: float) -> str:

@@ -160,10 +160,14 @@ def test_score_images_stands_in_the_middle_of_a_pipeline(model: Path, tmp_path: 
         assert all(abs(sum(row) - 1) < 1e-6 for row in rows["probabilities"].to_pylist())
 
     def codes(failures: list[Failure]) -> None:
-        assert [failure.code for failure in failures] == [FailureCode.NOT_FOUND]
+        assert sorted((failure.stage, failure.code) for failure in failures) == [
+            (Stage.LIST, FailureCode.READ_ERROR),  # a scheme that nothing here reads
+            (Stage.READ, FailureCode.NOT_FOUND),
+        ]
 
     with local_pipeline() as pipeline:
         paths = [str(path) for path in [*photos, photos[0], tmp_path / "missing.png"]]
+        paths.append("https://example.org/a.jpg")
         scored = pipeline | "Paths" >> beam.Create(paths) | ScoreImages(small_config(model))
         assert_that(scored.scores, check_rows, "scores")
         assert_that(scored.failures, codes, "failures")

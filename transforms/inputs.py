@@ -15,9 +15,9 @@ import pyarrow as pa
 from wcmatch import glob as wcglob
 
 from transforms import manifests, storage
-from transforms.errors import ConfigError, FailureCode, ImageError, InputError
+from transforms.errors import ConfigError, FailureCode, ImageError, InputError, Stage
 from transforms.manifests import Manifest, ManifestKind
-from transforms.records import ImageRef
+from transforms.records import Failure, ImageRef, now_us
 from transforms.settings import InputSettings
 
 InputKind = Literal["file", "folder", "glob"] | ManifestKind
@@ -49,6 +49,10 @@ class BadName(NamedTuple):
     """A name for the failures row, unique in its input."""
     error: ImageError
     """Why."""
+
+    def failure(self) -> Failure:
+        """Return its failures row."""
+        return Failure(ImageRef(self.path, None, None), Stage.LIST, self.error.code, self.error.message, now_us())
 
 
 def parse_input(text: str, path_column: str = DEFAULT_PATH_COLUMN) -> InputSource:
@@ -159,15 +163,24 @@ def list_input(source: InputSource, settings: InputSettings) -> Iterator[ImageRe
             message = f"entry {number} of the manifest has no path in column {source.path_column}"
             yield BadName(f"{source.path}#{number}", ImageError(FailureCode.NOT_FOUND, message))
             continue
-        try:
-            path = storage.absolute(text, folder)
-        except ConfigError as error:
-            # One line of a hundred million is no reason to score none.
-            yield BadName(_printable(text), ImageError(FailureCode.READ_ERROR, str(error)))
-        except UnicodeEncodeError:
-            yield _not_unicode(text)
-        else:
-            yield _checked(path, None)
+        yield resolve(text, folder)
+
+
+def resolve(text: str, folder: str | None = None) -> ImageRef | BadName:
+    """Return the image that one literal path means.
+
+    Args:
+        text: As a manifest's line or a pipeline's element says it.
+        folder: Where relative paths start; None is the working directory.
+    """
+    try:
+        path = storage.absolute(text, folder)
+    except ConfigError as error:
+        # One line of a hundred million is no reason to score none.
+        return BadName(_printable(text), ImageError(FailureCode.READ_ERROR, str(error)))
+    except UnicodeEncodeError:
+        return _not_unicode(text)
+    return _checked(path, None)
 
 
 def _checked(path: str, file: storage.FileStat | None) -> ImageRef | BadName:

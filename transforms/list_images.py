@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 import apache_beam as beam
 
-from transforms.errors import Stage
 from transforms.inputs import BadName, InputSource, list_input
-from transforms.loading import now_us
 from transforms.observe import Count
 from transforms.records import Failure, ImageRef
 from transforms.settings import InputSettings
@@ -43,12 +41,13 @@ class _ListDoFn(beam.DoFn):
     def __init__(self, settings: InputSettings) -> None:
         self._settings = settings
         self._listed = Count("listed_images")
+        self._failed = Count("list_failed_images")
 
     def process(self, source: InputSource) -> Iterator[ImageRef | Failure]:
         for entry in list_input(source, self._settings):
             self._listed.add(1)
             if isinstance(entry, BadName):
-                ref = ImageRef(entry.path, None, None)
-                yield Failure(ref, Stage.LIST, entry.error.code, entry.error.message, now_us())
+                self._failed.add(1)
+                yield entry.failure()
             else:
                 yield entry

@@ -18,18 +18,13 @@ from transforms.encoded import Encoded, encode_image
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.headers import probe
 from transforms.images import Decoded, decode_cost, load_image
-from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef
+from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef, now_us
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 
 _LOG = logging.getLogger(__name__)
 _REMOTE_THREADS_A_PROCESSOR = 4
 # The model cuts a loaded batch into calls of its own size: enough rows for a GPU, and few enough bytes to hold three.
 _LOAD_ROWS, _LOAD_BYTES = 128, 64 * 1024**2
-
-
-def now_us() -> int:
-    """Return the time in microseconds since the epoch, UTC."""
-    return time.time_ns() // 1000
 
 
 @dataclass(frozen=True)

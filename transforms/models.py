@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from transforms.errors import ModelError
+from transforms.errors import ExitCode, ModelError, RunError
 from transforms.freezing import CompiledModel, GraphFacts, InputLayout, compile_model, read_graph, read_layout
 from transforms.model_formats import open_model
 from transforms.model_interface import OpenModel, TensorDescription, first_line
@@ -105,7 +105,7 @@ class Classifier:
 
         Raises:
             ValueError: The pixels are not what this model expects.
-            ModelError: The model returned something else than one row an image.
+            RunError: The model returned something else than one row an image.
         """
         if self.takes_bytes:
             raise ValueError(f"model {self.model_id} takes encoded images: call predict_bytes")
@@ -127,7 +127,7 @@ class Classifier:
 
         Raises:
             ValueError: The model takes pixels.
-            ModelError: The model returned something else than one row an image.
+            RunError: The model returned something else than one row an image.
         """
         if not self.takes_bytes:
             raise ValueError(f"model {self.model_id} takes pixels: call predict")
@@ -271,11 +271,15 @@ def call_rows(compiled: CompiledModel, images: npt.NDArray[Any]) -> Scores:
         float32[N, C].
 
     Raises:
-        ModelError: Another number of rows, or a shape that is no vector an image.
+        RunError: Another number of rows, or a shape that is no vector an image: nobody knows whose rows they are, and
+            a smaller batch that happens to come out right would prove nothing.
     """
     import tensorflow as tf
 
-    return as_rows(compiled.call(tf.convert_to_tensor(images)).numpy(), len(images))
+    try:
+        return as_rows(compiled.call(tf.convert_to_tensor(images)).numpy(), len(images))
+    except ModelError as error:
+        raise RunError(ExitCode.WRONG_INPUT, str(error)) from error
 
 
 def as_rows(raw: npt.NDArray[np.float32], images: int) -> Scores:

@@ -1,5 +1,6 @@
 """What flows between the steps of a run: small immutable records, and batches of pixels."""
 
+import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -87,3 +88,8 @@ class WrittenFile(NamedTuple):
     """Bytes of the closed file."""
     sha256: str
     """Hex digest of the closed file."""
+
+
+def now_us() -> int:
+    """Return the time in microseconds since the epoch, UTC."""
+    return time.time_ns() // 1000

@@ -17,9 +17,9 @@ from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, RunError, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
-from transforms.loading import load_rows, now_us
+from transforms.loading import load_rows
 from transforms.models import Classifier, load_model
-from transforms.records import Failure, ImageBatch
+from transforms.records import Failure, ImageBatch, now_us
 from transforms.settings import (
     CalibrationSettings,
     DecodeSettings,
