@@ -14,7 +14,7 @@ import pytest
 
 from tests import model_zoo
 from tests.model_zoo import expected_logits, photos, pooled_model
-from transforms.errors import ModelError
+from transforms.errors import ModelError, RunError
 from transforms.models import as_rows, describe_model, fingerprint_model, load_model, prepare_devices
 from transforms.settings import ModelSettings, PreprocessSettings
 
@@ -326,7 +326,7 @@ def test_model_that_drops_images_stops_at_once(tmp_path: Path) -> None:
     """A model that answers for half of the images is caught at the first batch of two."""
     path = pooled_model(tmp_path / "m", head=lambda logits: {"logits": logits[::2]})
     model = load_model(settings_of(path), PLAIN)
-    with pytest.raises(ModelError, match="the model returned 2 rows for 4 images"):
+    with pytest.raises(RunError, match="the model returned 2 rows for 4 images"):
         model.predict(photos(4))
 
 

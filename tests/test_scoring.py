@@ -92,6 +92,15 @@ def test_a_broken_promise_of_the_model_stops_the_run() -> None:
         list(BatchPredictor(lies, 4).predict(numbered(4)))
 
 
+def test_a_model_that_loses_rows_of_large_batches_stops_the_run(tmp_path: Path) -> None:
+    """It is not bisected down to batches that come out right: whose rows the others were, nobody knows."""
+    directory = pooled_model(tmp_path / "m", head=lambda logits: {"logits": logits[:5]})
+    scorer = Scorer(small_config(directory, batch={"size": 8}).scorer_plan())
+    assert scorer.score(batch_of(photos(5))).rows.num_rows == 5
+    with pytest.raises(RunError, match="the model returned 5 rows for 8 images"):
+        scorer.score(batch_of(photos(8)))
+
+
 def batch_of(pixels: npt.NDArray[np.uint8]) -> ImageBatch:
     """A batch with made-up names."""
     refs = tuple(ImageRef(f"/{i}.png", 10, "v") for i in range(len(pixels)))
