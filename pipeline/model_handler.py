@@ -37,6 +37,9 @@ from transforms.storage import absolute
 
 _LOG = logging.getLogger(__name__)
 
+# Examples are whole files or whole photos: many of them at a time would be gigabytes.
+_AUTO_ROWS = 32
+
 ImageExample: TypeAlias = bytes | str | npt.NDArray[np.uint8]
 """An encoded image file, the path or URL of one, or its pixels as uint8[H, W, 3], RGB, of any size."""
 
@@ -177,7 +180,8 @@ class ImageModel:
 class ImageModelHandler(ModelHandler[ImageExample, ImagePrediction | ImageError, ImageModel]):
     """Scores images inside RunInference; KeyedModelHandler(ImageModelHandler(config)) keeps a key beside each.
 
-    The model is loaded once a process and batches hold config.batch.size images. What a run has and this has not: one
+    The model is loaded once a process, and Beam hands over config.batch.size images at a time (32 for auto: how many
+    go into one call of the model is then measured when it is loaded). What a run has and this has not: one
     row for a path that comes twice, the ledger, and publishing.
 
     Args:
@@ -192,7 +196,8 @@ class ImageModelHandler(ModelHandler[ImageExample, ImagePrediction | ImageError,
             raise TypeError(f"config must be a RunConfig, got {config!r:.80}; load_config(path) reads one")
         # One size, for what is smaller comes at the end of a bundle only. The model is never shared across processes:
         # Beam would send each image through a socket.
-        super().__init__(min_batch_size=config.batch.size, max_batch_size=config.batch.size)
+        size = _AUTO_ROWS if config.batch.size == "auto" else config.batch.size
+        super().__init__(min_batch_size=size, max_batch_size=size)
         self._config = config
 
     def load_model(self) -> ImageModel:

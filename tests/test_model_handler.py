@@ -251,6 +251,9 @@ def test_what_beam_asks_of_a_handler(directory: Path) -> None:
     handler = ImageModelHandler(small_config(directory, batch={"size": 5}))
     assert pickle.loads(pickle.dumps(handler)).__dict__ == handler.__dict__  # noqa: S301 - our own
     assert handler.batch_elements_kwargs() == {"min_batch_size": 5, "max_batch_size": 5}
+    measured = ImageModelHandler(small_config(directory, batch={"size": "auto"}))
+    assert measured.batch_elements_kwargs() == {"min_batch_size": 32, "max_batch_size": 32}
+    assert len(run_inference(measured, list(photos(40)))) == 40
     assert handler.get_num_bytes([b"12345", "a/b.jpg", photos(1)[0]]) == 5 + 7 + 6 * 8 * 3
     assert handler.get_metrics_namespace() == "score_images"
     assert handler.share_model_across_processes() is False
