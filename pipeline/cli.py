@@ -1,6 +1,7 @@
 """The command line: one thin module a command, exit codes, and errors in one line."""
 
 import argparse
+import contextlib
 import glob
 import importlib
 import logging
@@ -95,7 +96,9 @@ def entry_point() -> NoReturn:
     except KeyboardInterrupt:
         sys.stderr.write("score-images: interrupted\n")
         code = int(ExitCode.INTERRUPTED)
-    sys.stdout.flush()
+    # Who closed the pipe does not want the text; the exit code stays what the run has earned.
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
     sys.stderr.flush()
     # Threads of a runner or decoder may still be at work after an interrupt: waiting for them could take minutes.
     os._exit(code)

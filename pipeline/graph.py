@@ -7,7 +7,7 @@ inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import pyarrow as pa
@@ -83,6 +83,13 @@ class ScoreImages(beam.PTransform):
     def __post_init__(self) -> None:
         super().__init__()
         self._model = self.model or load(self.config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A loaded model cannot be pickled; it is loaded again where this is unpickled.
+        return {"config": self.config, "done_files": self.done_files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, paths: beam.PCollection) -> Scored:

@@ -27,7 +27,15 @@ from transforms import observe, storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import RunLayout, check_run_id, new_run_id
-from transforms.publishing import Outcome, RunFacts, complete, is_published, read_outcome
+from transforms.publishing import (
+    Outcome,
+    RunFacts,
+    complete,
+    is_published,
+    pending_manifest,
+    read_attempt,
+    read_outcome,
+)
 from transforms.scoring import Scorer
 from transforms.staging import Adopted, claim_staging
 from transforms.tables import FAILURES_SCHEMA
@@ -70,8 +78,8 @@ class RunResult(NamedTuple):
     """Where everything lies."""
     outcome: Outcome
     """Published or refused."""
-    already_published: bool
-    """Nothing had to be done."""
+    found: str | None
+    """Why nothing had to be scored; None where it had."""
     adopted: int
     """Images scored by an earlier attempt of the same run."""
     startup_seconds: float
@@ -100,22 +108,47 @@ def run(request: RunRequest) -> RunResult:
         RunError: It did not come to its end.
     """
     started = time.monotonic()
-    layout = RunLayout(
-        storage.absolute(request.output).rstrip("/") or "/",
-        check_run_id(request.run_id) if request.run_id is not None else new_run_id(datetime.now(UTC)),
-    )
-    if complete(layout):
-        _LOG.info("publishing run %s was interrupted and is complete now", layout.run_id)
-        return RunResult(layout, read_outcome(layout), True, 0, time.monotonic() - started, 0.0, {})
-    if is_published(layout) and not request.overwrite:
-        return RunResult(layout, read_outcome(layout), True, 0, time.monotonic() - started, 0.0, {})
+    layout = _layout(request)
+    try:
+        found = _find(request, layout)
+    except OSError as error:
+        raise ConfigError(f"output {request.output} cannot be used: {error}") from error
+    if found is not None:
+        return RunResult(layout, read_outcome(layout), found, 0, time.monotonic() - started, 0.0, {})
     prepared = _prepare(request, layout)
     launched = time.monotonic()
     observe.reset_process_counts()
     counts = _launch(request, prepared)
     ended = time.monotonic()
-    outcome = read_outcome(layout)
-    return RunResult(layout, outcome, False, prepared.adopted.rows, launched - started, ended - launched, counts)
+    outcome = read_attempt(layout)
+    return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts)
+
+
+def _layout(request: RunRequest) -> RunLayout:
+    if not request.output.strip():
+        raise ConfigError("output is empty: give the folder or URL that holds all runs")
+    try:
+        request.output.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"output {request.output!a} is not valid UTF-8; give another folder") from error
+    return RunLayout(
+        storage.absolute(request.output).rstrip("/") or "/",
+        check_run_id(request.run_id) if request.run_id is not None else new_run_id(datetime.now(UTC)),
+    )
+
+
+def _find(request: RunRequest, layout: RunLayout) -> str | None:
+    """Return why nothing has to be scored; None where it has."""
+    pending = pending_manifest(layout)
+    if pending is not None:
+        complete(layout)
+        _LOG.info("publishing run %s was interrupted and is complete now", layout.run_id)
+        # An overwriting run that is repeated after a kill is complete now; one that wants something else goes on.
+        if not request.overwrite or pending["config"] == request.config.model_dump(mode="json"):
+            return f"run {layout.run_id} was scored before, and its publishing is complete now: {layout.output}"
+    if is_published(layout) and not request.overwrite:
+        return f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+    return None
 
 
 def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
@@ -127,7 +160,7 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     scorer = model.scorer
     check_golden(scorer, request.config)
     try:
-        adopted = claim_staging(layout, scorer.fingerprints)
+        adopted = claim_staging(layout, _identity(scorer, sources))
         storage.delete_file(layout.refused)
     except OSError as error:
         raise ConfigError(f"output {request.output} cannot be written: {error}") from error
@@ -143,6 +176,20 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
         overwrite=request.overwrite,
     )
     return _Prepared(layout, sources, options, adopted, facts, model)
+
+
+def _identity(scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
+    """Return what a run is begun with: another attempt must have the same, or one run would mix two."""
+    inputs = [[source.kind, source.path, source.path_column, _manifest_version(source)] for source in sources]
+    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id, "inputs": sorted(inputs, key=str)}
+
+
+def _manifest_version(source: InputSource) -> str | None:
+    # A folder may lose and gain images between two attempts; a manifest that says something else is another input.
+    if source.kind in ("file", "folder", "glob"):
+        return None
+    found = storage.stat(source.path)
+    return found.version if found else None
 
 
 def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from transforms.errors import ExitCode
 def summary(result: RunResult) -> str:
     """Say how a run ended: the ledger, where the time went, where the output lies, what to ask next."""
     layout, outcome = result.layout, result.outcome
-    if result.already_published:
-        return f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+    if result.found is not None:
+        return result.found
     ledger = outcome.ledger
     lines = [
         outcome.message,

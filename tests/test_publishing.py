@@ -13,7 +13,7 @@ from transforms import publishing, storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.part_files import PartWriter
-from transforms.publishing import Ledger, RunFacts, complete, is_published, publish, read_outcome
+from transforms.publishing import Ledger, RunFacts, complete, is_published, publish, read_attempt, read_outcome
 from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 from transforms.staging import claim_staging
@@ -81,7 +81,7 @@ def test_a_ledger_that_does_not_add_up_publishes_nothing(tmp_path: Path) -> None
         "the ledger of run night does not add up: unique 3 is not scored 2 + failed 0 + skipped 0: +1; nothing is "
         f"published; what was scored is kept in {tmp_path}/runs/night/_staging"
     )
-    assert read_outcome(facts.layout) == outcome
+    assert read_attempt(facts.layout) == outcome
     assert not (tmp_path / "scores").exists()
     assert Path(files[0].path).exists()
 
@@ -184,6 +184,42 @@ def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path: Path) -> None:
     assert caught.value.exit_code == ExitCode.INTERRUPTED
 
 
+@pytest.mark.parametrize("damage", ["", "{", "[]x"])
+def test_damaged_records_say_what_to_do(tmp_path: Path, damage: str) -> None:
+    """A torn plan, manifest or identity is a sentence with a way out, not a traceback."""
+    facts = facts_for(tmp_path)
+    layout = facts.layout
+    files = stage(facts, ["a"])
+    Path(layout.plan).write_text(damage)
+    with pytest.raises(ConfigError, match=f"{layout.plan} is damaged; delete {layout.plan} to publish anew"):
+        complete(layout)
+    Path(layout.plan).unlink()
+    publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
+    Path(layout.manifest).write_text(damage)
+    with pytest.raises(ConfigError, match=f"{layout.manifest} is damaged; replace the run with --overwrite"):
+        read_outcome(layout)
+    Path(layout.manifest).unlink()
+    with pytest.raises(ConfigError, match=f"{layout.manifest} is missing; replace the run with --overwrite"):
+        read_outcome(layout)
+    stage(facts, ["a"])
+    Path(layout.staged_identity).write_text(damage)
+    with pytest.raises(ConfigError, match="is damaged: nobody can tell what the staged files were made with"):
+        claim_staging(layout, {"model": "m"})
+
+
+def test_a_damaged_staged_file_is_scored_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """One byte changed in any page: the file is not adopted, and the log says so."""
+    facts = facts_for(tmp_path)
+    good, bad = stage(facts, ["a", "b"], [f"image-{i}" for i in range(500)])
+    data = bytearray(Path(bad.path).read_bytes())
+    data[len(data) // 4] ^= 0x10
+    Path(bad.path).write_bytes(bytes(data))
+    adopted = claim_staging(facts.layout, {"model": "m"})
+    assert [file.path for file in adopted.files] == [good.path]
+    assert adopted.files == (good,)
+    assert f"staged file {bad.path} is damaged and not adopted" in caplog.text
+
+
 def test_staging_of_something_else_is_refused(tmp_path: Path) -> None:
     """The identity that a run was begun with is the one it is continued with."""
     layout = RunLayout(str(tmp_path), "night")
@@ -191,8 +227,8 @@ def test_staging_of_something_else_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         claim_staging(layout, {"model": "b", "preprocessing": "p"})
     assert str(caught.value) == (
-        "run night was begun with another model: one run never mixes two; give the configuration that it was begun "
-        f"with, another --run-id, or delete {tmp_path}/runs/night/_staging to start it anew"
+        "run night was begun with other model: one run never mixes two; give what it was begun with, another --run-id, "
+        f"or delete {tmp_path}/runs/night/_staging to start it anew"
     )
 
 

@@ -100,7 +100,7 @@ def test_the_same_run_id_again_changes_no_byte(model: Path, photos: Path, tmp_pa
     run_quietly(small_config(model), [photos], output, run_id="night")
     before = tree(output)
     again = run_quietly(small_config(model), [photos], output, run_id="night")
-    assert again.already_published
+    assert again.found == f"run night is already published in {output}: nothing was done"
     assert again.outcome.exit_code == 0
     assert tree(output) == before
 
@@ -113,7 +113,7 @@ def test_overwrite_replaces_a_run_and_leaves_nothing_of_it(model: Path, photos: 
     for photo in sorted(photos.iterdir())[3:]:
         photo.unlink()
     second = run_quietly(small_config(model), [photos], output, run_id="night", overwrite=True)
-    assert not second.already_published
+    assert second.found is None
     assert read_table(second.layout, "scores")["image_path"].to_pylist() == [
         str(photos / f"{number:03}.png") for number in range(3)
     ]
@@ -192,8 +192,52 @@ def test_another_configuration_cannot_continue_a_run(model: Path, photos: Path, 
     strict = {"max_failures": 0}
     run_quietly(small_config(model, limits=strict), [photos], tmp_path / "out", run_id="night")
     other = small_config(model, limits=strict, preprocess={"value_range": "-1_1"})
-    with pytest.raises(ConfigError, match="run night was begun with another preprocessing: one run never mixes two"):
+    with pytest.raises(ConfigError, match="run night was begun with other preprocessing: one run never mixes two"):
         run_quietly(other, [photos], tmp_path / "out", run_id="night")
+
+
+@pytest.mark.parametrize("other", ["inputs", "model_id"])
+def test_other_inputs_or_another_name_cannot_continue_a_run(
+    model: Path, photos: Path, tmp_path: Path, other: str
+) -> None:
+    """What an interrupted attempt has scored belongs to its inputs: rows of others would be mixed in."""
+    (photos / "empty.jpg").write_bytes(b"")
+    run_quietly(small_config(model, limits={"max_failures": 0}), [photos], tmp_path / "out", run_id="night")
+    make_photos(tmp_path / "more", 2)
+    inputs: list[Path | str] = [tmp_path / "more"] if other == "inputs" else [photos]
+    config = small_config(model, model={"name": "other"} if other == "model_id" else {})
+    with pytest.raises(ConfigError, match=f"run night was begun with other {other}: one run never mixes two"):
+        run_quietly(config, inputs, tmp_path / "out", run_id="night")
+
+
+def test_an_edited_manifest_is_another_input(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Rows of lines that were taken out must not stay."""
+    assert photos == tmp_path / "photos"
+    listed = tmp_path / "list.txt"
+    listed.write_text("photos/000.png\nphotos/001.png\nphotos/missing.png\n")
+    config = small_config(model, limits={"max_failures": 0})
+    assert run_quietly(config, [f"@{listed}"], tmp_path / "out", run_id="night").outcome.exit_code == 3
+    listed.write_text("photos/001.png\n")
+    with pytest.raises(ConfigError, match="begun with other inputs"):
+        run_quietly(config, [f"@{listed}"], tmp_path / "out", run_id="night")
+
+
+def test_a_refused_overwrite_says_so_and_leaves_the_old_run(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Exit 3 of the new attempt, not the 0 of the run that it would have replaced."""
+    output = tmp_path / "out"
+    run_quietly(small_config(model), [photos], output, run_id="night")
+    before = tree(output)
+    for name in ("a.jpg", "b.jpg"):
+        (photos / name).write_bytes(b"")
+    refused = run_quietly(small_config(model), [photos], output, run_id="night", overwrite=True)
+    assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
+    assert refused.outcome.ledger == Ledger(12, 0, 12, 10, 2, 0)
+    after = tree(output)
+    assert {name: after[name] for name in before} == before
+    # Asked again without --overwrite, the published run is what counts.
+    again = run_quietly(small_config(model), [photos], output, run_id="night")
+    assert again.found is not None
+    assert again.outcome.exit_code == 0
 
 
 def test_names_are_kept_to_the_letter(model: Path, tmp_path: Path) -> None:
@@ -310,8 +354,12 @@ def _weights() -> np.ndarray:
     return weights()
 
 
-def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: Path) -> None:
-    """With the plan written and nothing done yet, the next call with the same id publishes without scoring."""
+@pytest.mark.parametrize("how", ["continued", "the same again", "something else"])
+def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: Path, how: str) -> None:
+    """With the plan written and nothing done yet, the next call with the same id publishes without scoring.
+
+    Only one that overwrites with something else goes on, to replace what has been completed.
+    """
     output = tmp_path / "out"
     result = run_quietly(small_config(model), [photos], output, run_id="night")
     layout = RunLayout(str(output), "night")
@@ -327,11 +375,40 @@ def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: P
     for path in (layout.success, layout.manifest, layout.latest):
         Path(path).unlink()
 
-    again = run_quietly(small_config(model), [photos], output, run_id="night")
+    if how == "something else":
+        other = small_config(model, results={"top_k": 1})
+        replaced = run_quietly(other, [photos], output, run_id="night", overwrite=True)
+        assert replaced.found is None
+        assert {len(row) for row in read_table(layout, "scores")["top_k"].to_pylist()} == {1}
+        return
+    overwrites = {"overwrite": True} if how == "the same again" else {}
+    again = run_quietly(small_config(model), [photos], output, run_id="night", **overwrites)
+    assert again.found == f"run night was scored before, and its publishing is complete now: {output}"
     assert again.outcome == result.outcome
     assert len(read_table(layout, "scores")) == 10
     assert not Path(layout.staging).exists()
     assert Path(layout.success).exists()
+
+
+@pytest.mark.parametrize("output", ["", " ", "half\udcff"])
+def test_outputs_that_name_no_folder_are_refused(model: Path, photos: Path, output: str) -> None:
+    """An unset variable in a script must not publish into the working directory."""
+    with pytest.raises(ConfigError, match="output"):
+        run(RunRequest(small_config(model), [str(photos)], output))
+
+
+def test_an_output_below_a_file_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    """One sentence, not the operating system's traceback."""
+    (tmp_path / "file").write_text("")
+    for output in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match=f"output {output} cannot be"):
+            run_quietly(small_config(model), [photos], output)
+
+
+def test_thresholds_of_a_softmax_model_are_refused(model: Path, photos: Path, tmp_path: Path) -> None:
+    """A setting that nothing heeds is a mistake."""
+    with pytest.raises(ConfigError, match=r"labels.thresholds 0.7 is for sigmoid"):
+        run_quietly(small_config(model, labels={"thresholds": 0.7}), [photos], tmp_path / "out")
 
 
 def test_unknown_beam_flags_are_refused(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -25,11 +25,11 @@ def result(
     output: str = "/out",
     adopted: int = 0,
     seconds: float = 51.0,
-    published_before: bool = False,
+    found: str | None = None,
 ) -> RunResult:
     """Return a run's result."""
     outcome = Outcome(exit_code, message, LEDGER, codes or {})
-    return RunResult(RunLayout(output, "n1"), outcome, published_before, adopted, 4.26, seconds, COUNTS)
+    return RunResult(RunLayout(output, "n1"), outcome, found, adopted, 4.26, seconds, COUNTS)
 
 
 def test_published_run_is_summed_up() -> None:
@@ -79,9 +79,9 @@ def test_run_that_took_no_time_has_no_rate() -> None:
     assert "0.0 s for 204 images: 0.0 images/s" in summary(result(seconds=0.0))
 
 
-def test_run_that_was_published_before_is_one_line() -> None:
+def test_run_that_was_found_is_one_line() -> None:
     """Nothing was done, nothing is summed up."""
-    assert summary(result(published_before=True)) == "run n1 is already published in /out: nothing was done"
+    assert summary(result(found="why nothing was done")) == "why nothing was done"
 
 
 @pytest.mark.parametrize("name", ["plain", "a b", "it's", 'q"q', "[1]", "st*r", "wh?t", "$HOME`x`!", "50%", "ñ🍏"])

@@ -1,5 +1,6 @@
 """Each PTransform by its exact contents, on the local runner."""
 
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -179,6 +180,14 @@ def test_score_images_refuses_what_does_not_fit_where_it_is_built(model: Path) -
     """A team learns of a wrong model when the pipeline is built, not when workers fail."""
     with pytest.raises(ConfigError, match="results.top_k must be at most the number of classes, got 9"):
         ScoreImages(small_config(model, results={"top_k": 9}))
+
+
+def test_score_images_can_be_pickled(model: Path) -> None:
+    """Without its loaded model, which is loaded again."""
+    again = pickle.loads(pickle.dumps(ScoreImages(small_config(model), done_files=["a.parquet"])))  # noqa: S301
+    assert again.config == small_config(model)
+    assert again.done_files == ["a.parquet"]
+    assert again._model.scorer.classifier.num_classes == 4
 
 
 def test_a_matcher_can_fail() -> None:

@@ -141,6 +141,8 @@ class _OpenFile:
             write_statistics=[name for name in names if name != "scored_at"],
             # Spark and BigQuery expect list.element, which pyarrow writes by default since 5.0: said, not hoped.
             use_compliant_nested_type=True,
+            # A file that an interrupted run left is adopted only if every page is what was written.
+            write_page_checksum=True,
             metadata_collector=self._footers,
         )
 
@@ -149,12 +151,19 @@ class _OpenFile:
         return self._stream.size
 
     def write(self, table: pa.Table) -> None:
-        self._writer.write_table(table, row_group_size=table.num_rows)
+        try:
+            self._writer.write_table(table, row_group_size=table.num_rows)
+        except OSError:
+            # Of a full disk, for one: a writer that is collected open tries to write its footer, and complains.
+            self._writer.is_open = False
+            raise
 
     def close(self) -> WrittenFile:
         self._writer.close()
         self._stream.close()
         if self._open_path != self._path:
+            # The name must not outlive its bytes in a power failure.
+            storage.flush_file(self._open_path)
             storage.move_files([(self._open_path, self._path)])
         return WrittenFile(
             self._table, self._path, self._footers[0].num_rows, self._stream.size, self._stream.digest.hexdigest()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.errors import ExitCode, RunError
+from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import TABLES, RunLayout
 from transforms.part_files import write_empty_file
 from transforms.records import WrittenFile
@@ -211,10 +211,9 @@ def complete(layout: RunLayout) -> bool:
     Returns:
         Whether there was a plan.
     """
-    try:
-        plan = json.loads(storage.read_bytes(layout.plan))
-    except FileNotFoundError:
+    if storage.stat(layout.plan) is None:
         return False
+    plan = _read_json(layout.plan, f"delete {layout.plan} to publish anew")
     if is_published(layout):
         if _same_run(layout, plan["manifest"]):
             storage.delete_folder(layout.staging)  # killed between _SUCCESS and the end
@@ -235,7 +234,7 @@ def complete(layout: RunLayout) -> bool:
 
 
 def _same_run(layout: RunLayout, manifest: dict[str, Any]) -> bool:
-    return bool(json.loads(storage.read_bytes(layout.manifest)) == manifest)
+    return bool(_read_json(layout.manifest, "delete the run's _SUCCESS") == manifest)
 
 
 def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -272,27 +271,58 @@ def _swap_folders(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
 
 
 def read_outcome(layout: RunLayout) -> Outcome:
-    """Read how a run ended, from its published manifest or its refusal.
+    """Read the outcome of a published run.
 
     Raises:
-        RunError: It has not ended.
+        ConfigError: Its manifest is gone or damaged.
+        RunError: It is not published.
     """
-    try:
-        if is_published(layout):
-            manifest = json.loads(storage.read_bytes(layout.manifest))
-            message = f"run {layout.run_id} is published in {layout.output}"
-            ledger = Ledger(**manifest["ledger"])
-            return Outcome(ExitCode.PUBLISHED, message, ledger, manifest["failures_by_code"])
-        outcome = json.loads(storage.read_bytes(layout.refused))["outcome"]
-    except FileNotFoundError as error:
+    if not is_published(layout):
         raise RunError(
             ExitCode.INTERRUPTED,
             f"run {layout.run_id} has neither been published nor refused: it did not come to its end; "
             f"run again with --run-id {layout.run_id} to continue it",
-        ) from error
+        )
+    manifest = _read_json(layout.manifest, "replace the run with --overwrite, or delete its _SUCCESS")
+    message = f"run {layout.run_id} is published in {layout.output}"
+    return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), manifest["failures_by_code"])
+
+
+def read_attempt(layout: RunLayout) -> Outcome:
+    """Read how the latest attempt ended: refused, or published.
+
+    A refusal belongs to the latest attempt, for every attempt begins by deleting it. It comes first: the run that an
+    overwriting attempt would have replaced is still published.
+
+    Raises:
+        ConfigError: What the attempt left is damaged.
+        RunError: It has not ended.
+    """
+    if storage.stat(layout.refused) is None:
+        return read_outcome(layout)
+    outcome = _read_json(layout.refused, "run again with the same --run-id")["outcome"]
     return Outcome(
         ExitCode(outcome["exit_code"]), outcome["message"], Ledger(**outcome["ledger"]), outcome["failures_by_code"]
     )
+
+
+def pending_manifest(layout: RunLayout) -> dict[str, Any] | None:
+    """Return the manifest of a publishing that was interrupted; None where there is none.
+
+    Raises:
+        ConfigError: The plan is damaged.
+    """
+    if storage.stat(layout.plan) is None:
+        return None
+    return dict(_read_json(layout.plan, f"delete {layout.plan} to publish anew")["manifest"])
+
+
+def _read_json(path: str, way_out: str) -> Any:
+    try:
+        return json.loads(storage.read_bytes(path))
+    except (FileNotFoundError, ValueError) as error:
+        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
+        raise ConfigError(f"{path} {what}; {way_out}") from error
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:

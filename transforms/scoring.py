@@ -164,6 +164,11 @@ class Scorer:
         self._thresholds: npt.NDArray[np.float32] | None = None
         if self.meaning.activation == "sigmoid":
             self._thresholds = load_thresholds(plan.labels, classes, storage.read_bytes)
+        elif plan.labels.thresholds != LabelSettings.model_fields["thresholds"].default:
+            raise ConfigError(
+                f"labels.thresholds {plan.labels.thresholds} is for sigmoid, and the activation of "
+                f"{plan.model.path} is {self.meaning.activation}: nothing would heed it; leave it out"
+            )
         self._label_array = pa.array(self.labels, pa.string())
         self.schema = tables.scores_schema(classes, with_logits=plan.results.logits)
         self.batch_choice = self._choose_batch_size()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from transforms.errors import ConfigError
 from transforms.layout import RunLayout, Table
 from transforms.records import WrittenFile
 
+_LOG = logging.getLogger(__name__)
 _PATH_COLUMN = "image_path"
 
 
@@ -28,12 +30,12 @@ class Adopted(NamedTuple):
 def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
     """Begin or continue a run: adopt the whole files that an earlier attempt has closed.
 
-    A file is kept when its footer is whole and none of its images is in a file kept before; everything else in
-    the staging folder is never read and goes when the run is published.
+    A file is kept when its footer and pages are whole and none of its images is in a file kept before; everything else
+    in the staging folder is never read and goes when the run is published.
 
     Args:
         layout: The run.
-        identity: What the rows are made with (fingerprints): JSON-like.
+        identity: What the rows are made with and from (fingerprints, inputs): JSON-like.
 
     Raises:
         ConfigError: The earlier attempt was made with something else.
@@ -43,11 +45,16 @@ def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
     except FileNotFoundError:
         storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
         return Adopted((), 0)
+    except ValueError as error:
+        raise ConfigError(
+            f"{layout.staged_identity} is damaged: nobody can tell what the staged files were made with; "
+            f"delete {layout.staging} to start run {layout.run_id} anew"
+        ) from error
     if found != identity:
         different = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
         raise ConfigError(
-            f"run {layout.run_id} was begun with another {', '.join(different)}: one run never mixes two; give the "
-            f"configuration that it was begun with, another --run-id, or delete {layout.staging} to start it anew"
+            f"run {layout.run_id} was begun with other {', '.join(different)}: one run never mixes two; give what it "
+            f"was begun with, another --run-id, or delete {layout.staging} to start it anew"
         )
     return _adopt(layout, "scores")
 
@@ -62,9 +69,11 @@ def _adopt(layout: RunLayout, table: Table) -> Adopted:
         if not file.path.endswith(".parquet"):
             continue
         try:
-            hashes = [hash(path) for path in read_image_paths(file.path)]
-        except (pa.ArrowException, OSError):
-            # Not whole: a power failure can leave a name without its bytes. It is deleted with the staging folder.
+            hashes = [hash(path) for path in _whole_file(file.path)]
+        except (pa.ArrowException, OSError) as error:
+            # A power failure can leave a name without its bytes. It goes with the staging folder; its images are
+            # scored again.
+            _LOG.warning("staged file %s is damaged and not adopted: %s", file.path, str(error).split("\n")[0])
             continue
         paths = set(hashes)
         if seen & paths or len(paths) != len(hashes):
@@ -73,6 +82,18 @@ def _adopt(layout: RunLayout, table: Table) -> Adopted:
         data = storage.read_bytes(file.path)
         files.append(WrittenFile(table, file.path, len(paths), len(data), hashlib.sha256(data).hexdigest()))
     return Adopted(tuple(files), len(seen))
+
+
+def _whole_file(path: str) -> list[str]:
+    """Return the image paths of a file whose every page has the checksum that it was written with.
+
+    Raises:
+        OSError: It is damaged.
+    """
+    filesystem, inner = storage.filesystem(path)
+    with filesystem.open_input_file(inner) as opened:
+        file = pq.ParquetFile(opened, page_checksum_verification=True)
+        return [path for batch in file.iter_batches() for path in batch.column(_PATH_COLUMN).to_pylist()]
 
 
 def read_image_paths(path: str) -> Iterator[str]:

@@ -284,6 +284,15 @@ def write_bytes(path: str, data: bytes) -> None:
         raise
 
 
+def flush_file(path: str) -> None:
+    """Wait until a local file's bytes are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_folder(path: str) -> None:
     """Make a local folder and those above it; a remote store needs none."""
     if not is_remote(path):
