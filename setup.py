@@ -25,6 +25,8 @@ EXTRAS = {
         "psutil",
     ],
     "lint": ["ruff", "mypy", "types-PyYAML"],
+    # What `make bench` measures against, and with. Exact versions: figures are of them and of no others.
+    "bench": ["daft==0.7.26", "ray[data]==2.60.0", "pyspark==4.3.0", "py-spy==0.4.3", "psutil"],
 }
 
 setup(

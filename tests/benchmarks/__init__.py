@@ -1,1 +1,1 @@
-"""Measurements: ratios side by side in one run, never timed tests."""
+"""Measurements: ratios side by side in one run, never timed tests. `make bench` runs them all."""
