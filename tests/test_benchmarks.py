@@ -13,7 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.benchmarks import agreement, contestants, figures, materials, profiles, suite
+from tests.benchmarks.limits import host
 from tests.benchmarks.measuring import CommandFailed, measure
+from tests.benchmarks.peers.common import prepare
 from tests.benchmarks.report import render
 from tests.benchmarks.runs import Runs
 from tests.benchmarks.workloads import WORKLOADS
@@ -301,6 +303,16 @@ def test_every_figure_of_a_limit_is_found_by_its_round() -> None:
     assert runs.found("host", "host-limit", "images", 1000) == {0: 1000, 1: 1000}
     assert runs.slopes("memory", "ours", "peak_mb") == pytest.approx({0: 25 / 9000, 1: 25 / 9000})
     assert runs.slopes("wide", "ours", "wall_s") == {}
+
+
+@pytest.mark.parametrize("interpolation", suite.INTERPOLATIONS)
+def test_the_decoder_of_the_peers_and_the_bare_limit_make_our_pixels(tmp_path: Path, interpolation: str) -> None:
+    """Crop first, then resize, by the same method: whoever did something else would be measured at other work."""
+    for number, size in enumerate([(500, 375), (333, 517), (224, 224)]):
+        path = make_photo(tmp_path / f"{number}.jpg", number, size)
+        pixels = host.ours(str(path), interpolation).astype(int)
+        assert np.abs(host.bare(str(path), interpolation) - pixels).max() <= 1  # plain bilinear rounds otherwise
+        assert np.abs(prepare(path.read_bytes(), interpolation) - pixels).max() <= 1
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import psutil
 
 _PR_SET_CHILD_SUBREAPER = 36
-_LOOK_SECONDS = 0.25
+_LOOK_SECONDS = (0.01, 0.25)  # the first pause, which doubles up to the second: short commands are seen, too
 _GRACE_SECONDS = 20.0
 
 
@@ -111,7 +111,9 @@ class _Watcher(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        while not self._ended.wait(_LOOK_SECONDS):
+        pause, longest = _LOOK_SECONDS
+        while not self._ended.wait(pause):
+            pause = min(2 * pause, longest)
             tree = _tree(self._strangers)
             self._look(tree)
             if time.monotonic() > self._until:

@@ -85,13 +85,14 @@ def prepare(data: bytes, interpolation: str) -> npt.NDArray[np.uint8]:
     side = int(min(image.size) * CROP)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     if interpolation in antialiased:
-        box = (left, top, left + side, top + side)
-        return np.asarray(image.resize((SIZE, SIZE), antialiased[interpolation], box=box))
+        # Not resize(box=...): that looks a little over the edge of the crop.
+        part = image.crop((left, top, left + side, top + side))
+        return np.asarray(part.resize((SIZE, SIZE), antialiased[interpolation]))
     import cv2
 
     method = {"area": cv2.INTER_AREA, "bilinear_no_antialias": cv2.INTER_LINEAR}[interpolation]
-    part = np.ascontiguousarray(np.asarray(image)[top : top + side, left : left + side])
-    return np.asarray(cv2.resize(part, (SIZE, SIZE), interpolation=method), dtype=np.uint8)
+    pixels = np.ascontiguousarray(np.asarray(image)[top : top + side, left : left + side])
+    return np.asarray(cv2.resize(pixels, (SIZE, SIZE), interpolation=method), dtype=np.uint8)
 
 
 def load_classifier(model: str, threads: int | None = None) -> Callable[[Any], Answer]:
