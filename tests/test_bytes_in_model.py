@@ -65,7 +65,10 @@ def test_its_own_decoder_gives_the_same_answers(
     photos = [str(path) for path in sorted((image_data_dir / "photos").iterdir())]
     theirs = score_in_memory(photos, config_for(bytes_in_directory))
     ours = score_in_memory(
-        photos, config_for(lite0_directory, crop_pct=0.875, interpolation="bilinear_no_antialias", mean=(127,) * 3, std=(128,) * 3)
+        photos,
+        config_for(
+            lite0_directory, crop_pct=0.875, interpolation="bilinear_no_antialias", mean=(127,) * 3, std=(128,) * 3
+        ),
     )
     assert len(theirs.scores) == len(ours.scores) == 200
     assert set(theirs.scores["image_decoder"].to_pylist()) == {"model"}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config import RunConfig
 from pipeline.in_memory import score_in_memory
 from tests.model_zoo import bytes_model
-from tests.runs import make_photos, read_table, run_quietly, small_config
+from tests.runs import make_photos, read_table, run_quietly
 from transforms.encoded import encode_image
 from transforms.errors import FailureCode, ImageError
 from transforms.images import decode_image
@@ -89,11 +90,14 @@ def test_a_model_that_takes_bytes_is_scored_on_both_roads(tmp_path: Path) -> Non
     RGB.save(photos / "z.gif")
     whole = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)), "JPEG")
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    config = small_config(
-        model,
-        preprocess={"value_range": "0_255", "height": None, "width": None},
-        batch={"size": 4},
-        limits={"max_failure_rate": 0.5},
+    config = RunConfig.model_validate(
+        {
+            "model": {"path": str(model), "output": "logits", "activation": "softmax"},
+            "preprocess": {"value_range": "0_255"},
+            "results": {"top_k": 2},
+            "batch": {"size": 4},
+            "limits": {"max_failure_rate": 0.5},
+        }
     )
     result = run_quietly(config, [photos], tmp_path / "out")
     assert result.outcome.ledger == Ledger(7, 0, 7, 6, 1, 0)

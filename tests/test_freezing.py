@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests import model_zoo
+from transforms.errors import ModelError
 from transforms.freezing import compile_model, freeze, read_layout, scale_and_offset
 from transforms.model_interface import OpenModel, TensorDescription
 from transforms.models import load_model
@@ -94,8 +95,8 @@ def test_graph_that_freezes_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(compiled.call(tf.constant(pixels)).numpy(), pixels.mean(axis=(1, 2)), rtol=1e-5)
 
 
-def test_random_model_is_reported(caplog: pytest.LogCaptureFixture) -> None:
-    """A model that answers differently each time is no reason not to freeze, but one to warn."""
+def test_random_model_is_refused() -> None:
+    """A model that answers differently each time would publish numbers that nobody can trust."""
     import tensorflow as tf
 
     def clock(images: Any) -> Any:
@@ -103,10 +104,8 @@ def test_random_model_is_reported(caplog: pytest.LogCaptureFixture) -> None:
         microseconds = tf.cast(tf.math.floormod(tf.timestamp() * 1e6, 1e6), tf.float32)
         return tf.fill([tf.shape(images)[0], 20], microseconds)
 
-    compiled = compile_function(clock)
-    assert compiled.frozen
-    assert compiled.reason == "all variables are constants, but the model answers differently each time"
-    assert "is dropout left on?" in caplog.text
+    with pytest.raises(ModelError, match=r"answers differently each time .* export it for inference"):
+        compile_function(clock)
 
 
 def test_error_of_the_converter_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

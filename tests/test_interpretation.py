@@ -76,7 +76,6 @@ DECIDED = [
     ("logits", "softmax", None, np.array([[0.25, 0.75], [0.4, 0.6]]), "logits", "softmax", "as declared"),
     # a head that starts at zero is no contradiction to logits
     ("logits", "auto", None, np.zeros((4, 10)), "logits", "softmax", "as declared"),
-    ("auto", "auto", "linear", np.zeros((4, 10)), "logits", "softmax", "linear head"),
 ]
 
 
@@ -98,6 +97,7 @@ REFUSED = [
     ("auto", "sigmoid", None, np.array([[0.3], [0.4]]), "Two readings fit: logits", "model.output: logits"),
     # a model that says the same of everything
     ("auto", "auto", None, np.zeros((4, 10)), "the same for all classes", "model.output: logits"),
+    ("auto", "auto", "linear", np.full((4, 3), 0.4), "though the model ends in a linear head", "model.output: logits"),
     ("auto", "auto", None, np.full((4, 10), 0.5), "probabilities of a sigmoid", "model.activation: sigmoid"),
     ("auto", "auto", None, np.full((4, 10), 0.1), "probabilities of a softmax", "model.activation: softmax"),
     ("probabilities", "auto", None, np.full((4, 2), 0.5), "every value of the probe is 0.5", "softmax or sigmoid"),

@@ -229,7 +229,6 @@ def test_thresholds_are_read_from_every_common_form(path: str, content: str) -> 
 WRONG_THRESHOLDS = [
     # thresholds, content, message
     (1.5, "", "labels.thresholds must be a probability from 0 to 1, got 1.5"),
-    (float("nan"), "", "labels.thresholds must be a probability from 0 to 1, got nan"),
     ("t.txt", "0.5\nhalf\n", "labels.thresholds t.txt: threshold 1 must be a probability from 0 to 1, got 'half'"),
     ("t.json", "[0.5, true]", "labels.thresholds t.json: threshold 1 must be a probability from 0 to 1, got True"),
     ("t.json", "[0.5, [1]]", "labels.thresholds t.json: threshold 1 must be a probability from 0 to 1, got [1]"),
@@ -246,3 +245,9 @@ def test_wrong_threshold_is_refused(thresholds: float | str, content: str, messa
     with pytest.raises(InputError) as caught:
         load_thresholds(LabelSettings(thresholds=thresholds), 2, reader(content))
     assert str(caught.value).startswith(message)
+
+
+def test_an_offset_without_labels_is_refused() -> None:
+    """It would move nothing, in silence."""
+    with pytest.raises(InputError, match=r"labels.offset 1 moves labels, and there are none"):
+        load_labels(LabelSettings(offset=1), 4, lambda _: b"", None)

@@ -65,7 +65,7 @@ def outside_a_function(logits: Any) -> Any:
         # What cannot be told is left to the probe
         (tf_("nn.relu"), None, "computed by Relu (Relu), which tells neither logits nor probabilities"),
         (lambda logits: tf_("nn.softmax")(logits) + tf_("nn.softmax")(-logits), None, "computed by AddV2"),
-        (lambda logits: tf_("nn.softmax")(logits) * 100.0, None, "computed by Mul"),
+        (lambda logits: tf_("nn.softmax")(logits) * 100.0, "scaled softmax", "computed by Mul"),
     ],
 )
 def test_head_is_what_computes_the_output(tmp_path: Path, head: Any, activation: str | None, reason: str) -> None:

@@ -1,6 +1,7 @@
 """Scoring one batch: out of memory, poisoned images, non-finite rows."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.model_zoo import expected_softmax, photos, pooled_model
+from tests.model_zoo import bytes_model, expected_softmax, photos, pooled_model
 from tests.runs import small_config
-from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.errors import ConfigError, ExitCode, ModelError, RunError
 from transforms.records import ImageBatch, ImageInfo, ImageRef
 from transforms.scoring import BatchPredictor, Scorer
 
@@ -163,3 +164,60 @@ def test_one_unit_speaks_for_two_classes(tmp_path: Path) -> None:
     positive = ["positive" if p >= 0.5 else "negative" for p in vectors[:, 1]]
     assert [labels for (labels,) in rows["positive_labels"].to_pylist()] == positive
     assert rows["predicted_label"].to_pylist() == positive
+
+
+def test_thresholds_of_a_file_decide_what_is_positive(tmp_path: Path) -> None:
+    """One threshold a label, read from the file that the configuration names."""
+    model = pooled_model(tmp_path / "labels")
+    (tmp_path / "thresholds.txt").write_text("0.0\n1.0\n0.5\n0.6\n")
+    config = small_config(
+        model, model={"activation": "sigmoid"}, labels={"thresholds": str(tmp_path / "thresholds.txt")}
+    )
+    rows = Scorer(config.scorer_plan()).score(batch_of(photos(6))).rows
+    vectors = np.array(rows["probabilities"].to_pylist(), np.float32)
+    over = vectors >= np.array([0.0, 1.0, 0.5, 0.6], np.float32)
+    assert rows["positive_labels"].to_pylist() == [[str(i) for i in np.flatnonzero(row)] for row in over]
+    assert over[:, 0].all()
+    assert not over[:, 1].any()
+
+
+def test_settings_that_a_model_of_bytes_cannot_heed_are_refused(tmp_path: Path) -> None:
+    """It prepares images itself: another channel order would be ignored in silence."""
+    model = bytes_model(tmp_path / "bytes")
+    config = small_config(model, preprocess={"value_range": "0_255", "channel_order": "bgr"})
+    with pytest.raises(ModelError, match=r"heed preprocess.channel_order, preprocess.height, .*; leave it out"):
+        Scorer(config.scorer_plan())
+
+
+def test_eight_bit_integers_with_a_sign_are_refused(tmp_path: Path) -> None:
+    """A pixel of 200 would become -56."""
+    model = pooled_model(tmp_path / "int8", dtype="int8")
+    with pytest.raises(ModelError, match="cannot hold pixels of 0 to 255: its dtype is int8"):
+        Scorer(small_config(model, preprocess={"value_range": "0_255"}).scorer_plan())
+
+
+@pytest.mark.parametrize(
+    ("name", "seen"),
+    [
+        ("percent", "scaled softmax"),
+        ("log_sigmoid", "log_sigmoid"),
+        ("tanh", "tanh"),
+        ("l2", "l2_normalize"),
+        ("mixture", "Two readings fit"),  # a linear layer over sigmoids: values within [0, 1]
+    ],
+)
+def test_heads_that_are_no_classifiers_are_not_guessed(tmp_path: Path, name: str, seen: str) -> None:
+    """Values outside [0, 1] do not make logits of everything."""
+    import tensorflow as tf
+
+    heads: dict[str, Any] = {
+        "percent": lambda z: {"x": 100.0 * tf.nn.softmax(z)},
+        "log_sigmoid": lambda z: {"x": tf.math.log_sigmoid(z)},
+        "tanh": lambda z: {"x": tf.tanh(z)},
+        "l2": lambda z: {"x": tf.math.l2_normalize(z, axis=1)},
+        "mixture": lambda z: {"x": tf.sigmoid(z) @ tf.constant(np.full((4, 3), 0.25, np.float32))},
+    }
+    model = pooled_model(tmp_path / name, head=heads[name])
+    config = small_config(model, model={"output": "auto", "activation": "auto"})
+    with pytest.raises(ConfigError, match=seen):
+        Scorer(config.scorer_plan())

@@ -83,6 +83,11 @@ def read_layout(model: OpenModel) -> InputLayout:
         raise ModelError(
             f"input {model.input} is no image: its dtype is {dtype}, expected a float, an integer or string"
         )
+    if dtype == "int8":
+        raise ModelError(
+            f"input {model.input} cannot hold pixels of 0 to 255: its dtype is int8; export the model with a uint8 or "
+            "float input"
+        )
     if shape is None:
         return InputLayout("NHWC", None, None, None, 3)
     if len(shape) != 4:
@@ -143,6 +148,7 @@ def build_normalise(model: OpenModel, layout: InputLayout, preprocess: Preproces
             "use value_range: 0_255 without mean and std"
         )
     if layout.layout != "NHWC" and layout.layout != "NCHW":
+        _check_bytes(model, preprocess)
         return lambda encoded: encoded
     if layout.channels == 1:
         _check_grey(preprocess, scale, offset)
@@ -163,6 +169,20 @@ def build_normalise(model: OpenModel, layout: InputLayout, preprocess: Preproces
         return tf.transpose(values, [0, 3, 1, 2]) if layout.layout == "NCHW" else values
 
     return normalise
+
+
+def _check_bytes(model: OpenModel, preprocess: PreprocessSettings) -> None:
+    fields = PreprocessSettings.model_fields
+    unheeded = sorted(
+        name
+        for name in preprocess.model_fields_set - {"value_range"}
+        if getattr(preprocess, name) != fields[name].get_default()
+    )
+    if unheeded:
+        raise ModelError(
+            f"input {model.input} takes encoded images, and the model decodes and prepares them itself: nothing would "
+            f"heed preprocess.{', preprocess.'.join(unheeded)}; leave it out"
+        )
 
 
 def _check_grey(
@@ -282,8 +302,10 @@ def _confirm(
     if _alike(got, answer):
         return frozen, "all variables are constants"
     if not _alike(concrete(images).numpy(), answer):
-        _log.warning("The model answers differently each time it sees the same image: is dropout left on?")
-        return frozen, "all variables are constants, but the model answers differently each time"
+        raise ModelError(
+            "the model answers differently each time it sees the same image: dropout or noise is left on, and no row "
+            "could be trusted; export it for inference (training=False)"
+        )
     return None, "the frozen graph answers differently than the model"
 
 

@@ -184,7 +184,7 @@ def _resolve_output(
         )
     if head in ("softmax", "sigmoid"):
         return "probabilities", f"output probabilities, because the model ends in {head}"
-    if head == "linear":
+    if head == "linear" and (rows is None or not len(rows) or not _in_unit_interval(rows) or _sums_to_one(rows).all()):
         return "logits", "output logits, because the model ends in a linear head"
     if rows is None or not len(rows):
         why = "no probe could be made" if rows is None else "every row of the probe holds NaN or infinity"
@@ -199,6 +199,9 @@ def _resolve_output(
     as_logits = ("logits that happen to lie in [0, 1]", "model.output: logits")
     as_sigmoid = ("probabilities of a sigmoid", "model.output: probabilities, model.activation: sigmoid")
     as_softmax = ("probabilities of a softmax", "model.output: probabilities, model.activation: softmax")
+    if head == "linear":
+        # A mixture of probabilities ends in a linear layer, too.
+        raise _ambiguous(f"{seen}, though the model ends in a linear head", as_logits, as_sigmoid)
     if num_units == 1:
         raise _ambiguous(seen, as_logits, as_sigmoid)
     if (rows == rows[:, :1]).all():

@@ -53,6 +53,11 @@ def load_labels(
         found: Sequence[str] = _parse_labels(settings.path, _read_text(settings.path, read, "labels.path"))
     elif model_labels is not None:
         source, found = "the model's own label file", model_labels
+    elif settings.offset:
+        raise InputError(
+            f"labels.offset {settings.offset} moves labels, and there are none: labels.path is not given and the model "
+            "carries no label file; give labels.path or leave the offset out"
+        )
     elif one_unit:
         return ("negative", "positive")
     else:

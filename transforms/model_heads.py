@@ -13,6 +13,8 @@ _SAME_VALUES = {
     "PreventGradient", "EnsureShape", "CheckNumerics", "Snapshot",
 }  # fmt: skip
 _MULTIPLY = {"MatMul", "Conv2D", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "Einsum"}
+# Whatever a probe says, these are no head of a classifier: their values would be read wrongly.
+_ODD = {"Tanh": "tanh", "Exp": "exp", "Softplus": "softplus"}
 _CALLS = {"PartitionedCall", "StatefulPartitionedCall"}
 
 
@@ -57,15 +59,50 @@ def read_head(graph_def: Any, output: str) -> Head:
         return Head("softmax", seen)
     if node.op == "Sigmoid":
         return Head("sigmoid", seen)
-    if node.op in _MULTIPLY | {"BiasAdd"}:
-        return Head("linear", seen)
-    if node.op in ("Add", "AddV2") and any(op in _MULTIPLY for op in _input_ops(scope, node, library)):
-        return Head("linear", f"{seen} of a product and its bias")
+    product = _product(scope, node, library)
+    if product is not None:
+        fed = {"Softmax", "Sigmoid"} & set(_input_ops(*product, library))
+        if fed:
+            # A mixture of probabilities, or a hidden layer of the old kind: the probe has to tell.
+            return Head(None, f"{seen} of the {fed.pop()} of something, which may be probabilities or logits")
+        return Head(
+            "linear", seen if product[1] is node or node.op == "BiasAdd" else f"{seen} of a product and its bias"
+        )
     if node.op == "LogSoftmax":
         return Head("linear", f"{seen}: log-probabilities, whose softmax are the probabilities")
     if node.op == "RealDiv" and _input_ops(scope, node, library) == ["Exp", "Sum"]:
         return Head("softmax", f"{seen} of Exp by Sum")
+    odd = _odd_head(node.op, _input_ops(scope, node, library))
+    if odd is not None:
+        return Head(odd, f"{seen}: {odd}")
     return Head(None, f"{seen}, which tells neither logits nor probabilities")
+
+
+def _product(scope: _Scope, node: Any, library: dict[str, Any]) -> "tuple[_Scope, Any] | None":
+    """Return the product that a node is, or adds a bias to."""
+    if node.op in _MULTIPLY:
+        return scope, node
+    if node.op not in ("BiasAdd", "Add", "AddV2"):
+        return None
+    for name in _data_inputs(node):
+        found = _producer(scope, name, library)
+        if found is not None and found[1].op in _MULTIPLY:
+            return found
+    return (scope, node) if node.op == "BiasAdd" else None
+
+
+def _odd_head(op: str, inputs: list[str]) -> str | None:
+    """Name a head that is surely neither logits nor probabilities; None where that cannot be said."""
+    if op in _ODD:
+        return _ODD[op]
+    if op == "Neg" and inputs == ["Softplus"]:
+        return "log_sigmoid"
+    scaled = {"Softmax", "Sigmoid"} & set(inputs)
+    if op in ("Mul", "RealDiv") and scaled:
+        return f"scaled {scaled.pop().lower()}"
+    if op == "Mul" and "Rsqrt" in inputs:
+        return "l2_normalize"
+    return None
 
 
 def count_constants(graph_def: Any) -> int:

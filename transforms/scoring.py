@@ -231,6 +231,7 @@ class Scorer:
                 {
                     "signature": plan.model.signature,
                     "output_name": plan.model.output_name,
+                    "tags": plan.model.tags,
                     "output": self.meaning.output,
                     "activation": self.meaning.activation,
                     "calibration": plan.calibration.model_dump(mode="json"),

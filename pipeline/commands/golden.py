@@ -33,6 +33,9 @@ def call(args: argparse.Namespace) -> int:
     from pipeline.config import load_config
 
     config = load_config(args.config, args.overrides)
+    from pipeline.quiet import import_tensorflow
+
+    import_tensorflow()
     from pipeline.before.golden import check_golden, make_golden
 
     if args.action == "make":
