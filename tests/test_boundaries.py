@@ -77,20 +77,29 @@ def test_the_house_keeps_its_rules() -> None:
     ("modules", "breach"),
     [
         ({"transforms.images": "import apache_beam as beam"}, "noun transforms.images imports apache_beam"),
-        ({"transforms.images": "def f():\n    from apache_beam import io"}, "noun transforms.images imports apache_beam"),
-        ({"transforms.load_batches": "from pipeline.config import RunConfig"}, "transforms.load_batches imports pipeline"),
+        (
+            {"transforms.images": "def f():\n    from apache_beam import io"},
+            "noun transforms.images imports apache_beam",
+        ),
+        (
+            {"transforms.load_batches": "from pipeline.config import RunConfig"},
+            "transforms.load_batches imports pipeline",
+        ),
         ({"transforms.tables": "from transforms import observe"}, "noun transforms.tables imports a verb"),
         (
             {"transforms.load_batches": "from transforms.score_batches import ScoreBatches"},
             "verb transforms.load_batches imports another verb",
         ),
-        ({"pipeline.after.report": "import apache_beam"}, "pipeline.after.report reads published runs and imports apache_beam"),
+        (
+            {"pipeline.after.report": "import apache_beam"},
+            "pipeline.after.report reads published runs and imports apache_beam",
+        ),
         (
             {"transforms.a": "from transforms import b", "transforms.b": "from transforms import a"},
             "circle: transforms.a -> transforms.b -> transforms.a",
         ),
     ],
-)  # fmt: skip
+)
 def test_a_planted_breach_is_found(modules: dict[str, str], breach: str) -> None:
     """The check can fail: each rule, broken on purpose, is reported."""
     assert breach in breaches(modules)
