@@ -53,7 +53,7 @@ setup(
         "apache-beam>=2.77,<2.78",
         "tensorflow>=2.21,<2.22",
         "tensorflow-hub>=0.16.1",
-        "setuptools<82",  # tensorflow-hub imports pkg_resources, which 82 removed
+        "setuptools<80",  # tensorflow-hub imports pkg_resources: 82 removed it, 80 warns every user of it
         "pyarrow>=25",
         "numpy>=2",
         "pydantic>=2.12",
