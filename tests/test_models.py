@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests import model_zoo
-from tests.model_zoo import expected_logits, photos, pooled_model
+from tests.model_zoo import CLASSES, expected_logits, photos, pooled_model
 from transforms.errors import ModelError, RunError
 from transforms.models import as_rows, describe_model, fingerprint_model, load_model, prepare_devices
 from transforms.settings import ModelSettings, PreprocessSettings
@@ -235,8 +235,12 @@ def test_size_that_contradicts_the_signature_is_refused(pooled: Path) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 9])
 def test_fixed_batch_is_padded_and_cut(tmp_path: Path, count: int) -> None:
-    """A model of 4 images a call scores any number of images, each with its own row."""
-    path = pooled_model(tmp_path / "m", shape=(4, 6, 8, 3))
+    """A model of 4 images a call, and of no other number, scores any number of images, each with its own row."""
+    import tensorflow as tf
+
+    path = pooled_model(
+        tmp_path / "m", shape=(4, 6, 8, 3), head=lambda logits: {"logits": tf.reshape(logits, [4, CLASSES])}
+    )
     model = load_model(settings_of(path), PLAIN)
     assert model.fixed_batch == 4
     scores = model.predict(photos(count))
