@@ -28,6 +28,17 @@ def small_config(model_path: Path, /, **sections: Any) -> RunConfig:
     return RunConfig.model_validate(values)
 
 
+def bytes_config(model_path: Path, /, **sections: Any) -> RunConfig:
+    """The configuration of a model that decodes and prepares images itself."""
+    values: dict[str, Any] = {
+        "model": {"path": str(model_path), "output": "logits", "activation": "softmax"},
+        "preprocess": {"value_range": "0_255"},
+        "results": {"top_k": 2},
+        "batch": {"size": 4},
+    }
+    return RunConfig.model_validate({**values, **sections})
+
+
 def make_photo(path: Path, seed: int, size: tuple[int, int] = (12, 9)) -> Path:
     """Write a small PNG or JPEG of noise, by the path's suffix."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)

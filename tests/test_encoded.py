@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.config import RunConfig
 from pipeline.in_memory import score_in_memory
 from tests.model_zoo import bytes_model
-from tests.runs import make_photos, read_table, run_quietly
+from tests.runs import bytes_config, make_photos, read_table, run_quietly
 from transforms.encoded import encode_image
 from transforms.errors import FailureCode, ImageError
 from transforms.images import decode_image
@@ -90,15 +89,7 @@ def test_a_model_that_takes_bytes_is_scored_on_both_roads(tmp_path: Path) -> Non
     RGB.save(photos / "z.gif")
     whole = saved(Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 90, 3), np.uint8)), "JPEG")
     (photos / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    config = RunConfig.model_validate(
-        {
-            "model": {"path": str(model), "output": "logits", "activation": "softmax"},
-            "preprocess": {"value_range": "0_255"},
-            "results": {"top_k": 2},
-            "batch": {"size": 4},
-            "limits": {"max_failure_rate": 0.5},
-        }
-    )
+    config = bytes_config(model, limits={"max_failure_rate": 0.5})
     result = run_quietly(config, [photos], tmp_path / "out")
     assert result.outcome.ledger == Ledger(7, 0, 7, 6, 1, 0)
     assert result.outcome.failures_by_code == {"model_error": 1}

@@ -17,7 +17,7 @@ from pipeline.model_handler import ImageModel, ImageModelHandler, ImagePredictio
 from tests import model_zoo
 from tests.hub_server import HubServer
 from tests.model_zoo import expected_softmax, photos, pooled_model
-from tests.runs import make_photos, small_config
+from tests.runs import bytes_config, make_photos, small_config
 from transforms.errors import FailureCode, ImageError
 from transforms.interpretation import OutputContradiction
 from transforms.loading import ByteBudget
@@ -198,10 +198,7 @@ def test_a_hub_module_scores_with_its_keys(directory: Path, tmp_path: Path, monk
 
 def test_a_model_that_takes_bytes_scores_every_kind_of_example(tmp_path: Path) -> None:
     """Files go to its own decoder, arrays reach it as PNG: both with the same answer."""
-    config = small_config(
-        model_zoo.bytes_model(tmp_path / "bytes"),
-        preprocess={"value_range": "0_255", "height": None, "width": None},
-    )
+    config = bytes_config(model_zoo.bytes_model(tmp_path / "bytes"))
     (path,) = make_photos(tmp_path, 1)
     from PIL import Image
 
