@@ -54,6 +54,14 @@ def clipped(logits: Any) -> Any:
     return {"scores": tf.clip_by_value(logits[:, :1], 0.1, 0.9)}
 
 
+def mixture(logits: Any) -> Any:
+    """Probabilities that come out of a linear layer."""
+    import tensorflow as tf
+
+    mixed = tf.constant([[0.9, 0.1, 0.5, 0.3], [0.2, 0.8, 0.4, 0.6], [0.7, 0.2, 0.9, 0.1], [0.3, 0.6, 0.2, 0.8]])
+    return {"scores": tf.sqrt(tf.square(tf.nn.softmax(logits))) @ mixed}
+
+
 def by_range(logits: Any) -> Any:
     """Logits of pixels from 0 to 255, and a softmax of smaller ones: foolish, and possible."""
     import tensorflow as tf
@@ -116,6 +124,11 @@ MODELS: dict[str, tuple[Callable[[Path], Path], Facts]] = {
         Facts("savedmodel", "NHWC", (HEIGHT, WIDTH), 2, None, None,
               frozenset({"preprocess.value_range", "model.output", "model.activation"})),
     ),
+    "mixture": (  # a linear head whose probe says otherwise
+        lambda path: pooled_model(path, head=mixture),
+        Facts("savedmodel", "NHWC", (HEIGHT, WIDTH), 4, "linear", None,
+              frozenset({"preprocess.value_range", "model.output", "model.activation"})),
+    ),
     "depends on the range": (
         lambda path: pooled_model(path, head=by_range),
         Facts("savedmodel", "NHWC", (HEIGHT, WIDTH), 4, None, None,
@@ -174,9 +187,9 @@ def test_why_a_reading_is_open_is_said(zoo: dict[str, Inspection]) -> None:
     assert "Two readings fit: logits that happen to lie in [0, 1] (then write model.output: logits), or" in (
         zoo["ambiguous"].reading_reason
     )
-    assert zoo["depends on the range"].reading_reason.startswith(
-        "the probe gives logits or probabilities, which of them depends on preprocess.value_range"
-    )
+    reason = zoo["depends on the range"].reading_reason
+    assert reason.startswith("what the output means depends on preprocess.value_range: with 0_1: output probabilities,")
+    assert "; with 0_255: output logits, because the probe's values run from" in reason
 
 
 def test_a_model_that_fails_on_noise_is_described_all_the_same(tmp_path: Path) -> None:

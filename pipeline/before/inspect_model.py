@@ -5,7 +5,7 @@ range of its input values above all, for the wrong one costs accuracy without an
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -109,30 +109,30 @@ def _read_output(
     settings: ModelSettings, model: OpenModel, layout: InputLayout, description: ModelDescription
 ) -> tuple[int | None, Reading, str]:
     """Return the width of the output, its meaning, and the reason."""
-    units = description.num_classes
-    probes: Sequence[Scores | None] = [None]
-    if description.head is None or units is None:
-        try:
-            probes = list(_probe(model, layout))
-        except Exception as error:  # noqa: BLE001  a model is foreign code: why it fails on noise is what there is to say
-            said = f"the model fails on a probe of noise: {first_line(error)}"
-            return units, None, f"{said}; declare model.output and model.activation"
-        units = next(rows.shape[1] for rows in probes if rows is not None)
     try:
-        readings = [resolve(settings, description.head, rows, units) for rows in probes]
-    except ConfigError as error:
-        return units, None, str(error)
-    if len({(reading.output, reading.activation) for reading in readings}) > 1:
-        found = " or ".join(sorted({reading.output for reading in readings}))
-        return units, None, (
-            f"the probe gives {found}, which of them depends on preprocess.value_range; declare model.output and "
-            "model.activation, or leave them out: a run probes with the range that is declared"
-        )  # fmt: skip
-    return units, readings[0], readings[0].reason
+        probes = dict(_probe(model, layout))
+    except Exception as error:  # noqa: BLE001  a model is foreign code: why it fails on noise is what there is to say
+        said = f"the model fails on a probe of noise: {first_line(error)}"
+        return description.num_classes, None, f"{said}; declare model.output and model.activation"
+    units = next(iter(probes.values())).shape[1]
+    readings: dict[str, Reading] = {}
+    reasons: dict[str, str] = {}
+    for value_range, rows in probes.items():
+        try:
+            reading = resolve(settings, description.head, rows, units)
+        except ConfigError as error:
+            readings[value_range], reasons[value_range] = None, str(error)
+        else:
+            readings[value_range], reasons[value_range] = reading, reading.reason
+    if len({reading and (reading.output, reading.activation) for reading in readings.values()}) > 1:
+        each = "; ".join(f"with {value_range}: {reason}" for value_range, reason in reasons.items())
+        return units, None, f"what the output means depends on preprocess.value_range: {each}"
+    first = next(iter(readings))
+    return units, readings[first], reasons[first]
 
 
-def _probe(model: OpenModel, layout: InputLayout) -> Iterator[Scores]:
-    """Yield the model's answers to a few images of noise, once under each range that its values may have."""
+def _probe(model: OpenModel, layout: InputLayout) -> Iterator[tuple[ValueRange, Scores]]:
+    """Yield the model's answers to a few images of noise under each range that its values may have."""
     import tensorflow as tf
 
     count = layout.batch or _FEWEST_PROBES
@@ -144,7 +144,7 @@ def _probe(model: OpenModel, layout: InputLayout) -> Iterator[Scores]:
     for value_range in ranges:
         normalise = build_normalise(model, layout, PreprocessSettings(value_range=value_range))
         raw = model.call(normalise(images))
-        yield as_rows(tf.cast(raw, tf.float32).numpy(), count)
+        yield value_range, as_rows(tf.cast(raw, tf.float32).numpy(), count)
 
 
 def _labels_problem(description: ModelDescription, units: int | None) -> str | None:
