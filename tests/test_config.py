@@ -217,7 +217,7 @@ class TestPaths:
             ("~/m", "{home}/m"),
             ("a b/${V}", "{file}/a b/v"),
             ("${V}/m", "{cwd}/v/m"),  # the operator's, and he stands elsewhere
-            ("${ROOT}/m", "/root/m"),
+            ("${ROOT}/m", "/models/m"),
             ("s3://bucket/m", "s3://bucket/m"),
             ("https://tfhub.dev/m/1", "https://tfhub.dev/m/1"),
             ("file:///a%20b/m", "/a b/m"),
@@ -233,7 +233,7 @@ class TestPaths:
         monkeypatch.chdir(cwd)
         monkeypatch.setenv("HOME", str(tmp_path / "home"))
         monkeypatch.setenv("V", "v")
-        monkeypatch.setenv("ROOT", "/root")
+        monkeypatch.setenv("ROOT", "/models")
         expected = path.format(file=folder, above=tmp_path, home=tmp_path / "home", cwd=cwd)
         lines = f"model: {{path: '{text}', hub_cache: '{text}'}}\npreprocess: {{value_range: 0_1}}\n"
         lines += f"labels: {{path: '{text}', thresholds: '{text}'}}\ngolden: {{path: '{text}'}}"
