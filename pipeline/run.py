@@ -144,16 +144,30 @@ def _find(request: RunRequest, layout: RunLayout) -> str | None:
         complete(layout)
         _LOG.info("publishing run %s was interrupted and is complete now", layout.run_id)
         # An overwriting run that is repeated after a kill is complete now; one that wants something else goes on.
-        if not request.overwrite or pending["config"] == request.config.model_dump(mode="json"):
+        if not request.overwrite or _asks_for(request, pending):
             return f"run {layout.run_id} was scored before, and its publishing is complete now: {layout.output}"
     if is_published(layout) and not request.overwrite:
         return f"run {layout.run_id} is already published in {layout.output}: nothing was done"
     return None
 
 
+def _asks_for(request: RunRequest, manifest: dict[str, Any]) -> bool:
+    """Tell whether a request has the inputs and the configuration of a manifest."""
+    wanted = {"inputs": _inputs(_sources(request)), "config": request.config.model_dump(mode="json")}
+    return all(manifest[key] == value for key, value in wanted.items())
+
+
+def _sources(request: RunRequest) -> tuple[InputSource, ...]:
+    return tuple(parse_input(text, request.path_column) for text in request.inputs)
+
+
+def _inputs(sources: Sequence[InputSource]) -> list[dict[str, str]]:
+    return [{"kind": source.kind, "path": source.path} for source in sources]
+
+
 def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     options = pipeline_options(request.beam_flags)
-    sources = tuple(parse_input(text, request.path_column) for text in request.inputs)
+    sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
     model = load(request.config)
@@ -195,7 +209,7 @@ def _manifest_version(source: InputSource) -> str | None:
 def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": [{"kind": source.kind, "path": source.path} for source in sources],
+        "inputs": _inputs(sources),
         "model_id": scorer.classifier.model_id,
         "num_classes": scorer.meaning.num_classes,
         "output": scorer.meaning.output,

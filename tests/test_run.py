@@ -354,7 +354,7 @@ def _weights() -> np.ndarray:
     return weights()
 
 
-@pytest.mark.parametrize("how", ["continued", "the same again", "something else"])
+@pytest.mark.parametrize("how", ["continued", "the same again", "something else", "other inputs"])
 def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: Path, how: str) -> None:
     """With the plan written and nothing done yet, the next call with the same id publishes without scoring.
 
@@ -375,6 +375,12 @@ def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: P
     for path in (layout.success, layout.manifest, layout.latest):
         Path(path).unlink()
 
+    if how == "other inputs":
+        make_photos(tmp_path / "more", 2)
+        replaced = run_quietly(small_config(model), [tmp_path / "more"], output, run_id="night", overwrite=True)
+        assert replaced.found is None
+        assert replaced.outcome.ledger == Ledger(2, 0, 2, 2, 0, 0)
+        return
     if how == "something else":
         other = small_config(model, results={"top_k": 1})
         replaced = run_quietly(other, [photos], output, run_id="night", overwrite=True)
