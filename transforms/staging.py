@@ -69,7 +69,8 @@ def _adopt(layout: RunLayout, table: Table) -> Adopted:
         if not file.path.endswith(".parquet"):
             continue
         try:
-            hashes = [hash(path) for path in _whole_file(file.path)]
+            data = storage.read_bytes(file.path)
+            hashes = [hash(path) for path in _checked_paths(data)]
         except (pa.ArrowException, OSError) as error:
             # A power failure can leave a name without its bytes. It goes with the staging folder; its images are
             # scored again.
@@ -79,21 +80,18 @@ def _adopt(layout: RunLayout, table: Table) -> Adopted:
         if seen & paths or len(paths) != len(hashes):
             continue
         seen |= paths
-        data = storage.read_bytes(file.path)
         files.append(WrittenFile(table, file.path, len(paths), len(data), hashlib.sha256(data).hexdigest()))
     return Adopted(tuple(files), len(seen))
 
 
-def _whole_file(path: str) -> list[str]:
-    """Return the image paths of a file whose every page has the checksum that it was written with.
+def _checked_paths(data: bytes) -> list[str]:
+    """Return the image paths of a Parquet file whose every page has the checksum that it was written with.
 
     Raises:
         OSError: It is damaged.
     """
-    filesystem, inner = storage.filesystem(path)
-    with filesystem.open_input_file(inner) as opened:
-        file = pq.ParquetFile(opened, page_checksum_verification=True)
-        return [path for batch in file.iter_batches() for path in batch.column(_PATH_COLUMN).to_pylist()]
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    return [path for batch in file.iter_batches() for path in batch.column(_PATH_COLUMN).to_pylist()]
 
 
 def read_image_paths(path: str) -> Iterator[str]:
