@@ -7,7 +7,10 @@ COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
 COPY transforms transforms
 COPY pipeline pipeline
 COPY configs configs
-RUN pip install --no-cache-dir -c constraints.txt . \
+# The compiler is for transforms/_resample.c only, and gone from the layer again.
+RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
+    && pip install --no-cache-dir -c constraints.txt . \
+    && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 10001 scorer
 
 USER scorer

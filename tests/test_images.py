@@ -545,11 +545,14 @@ print(peak() - before + len(data), decode_cost(probe(data), len(data)))
     ids=str,
 )
 def test_reckoned_memory_is_not_less_than_the_measured_peak(name: str, mode: str, options: dict[str, object]) -> None:
-    """The guard and the budget of the threads rest on this: reckoned is at most 6 MB too little, or twice too much."""
+    """The guard and the budget of the threads rest on this: reckoned is at most 6 MB too little, or twice too much.
+
+    A baseline JPEG is reckoned for Pillow, which decodes what simplejpeg refuses and takes 7 bytes a pixel, not 3.
+    """
     image = photo(2000, 3000)
     image = image.quantize(64) if mode == "P" else image.convert(mode)
     data = encode(image, name, **options)
     done = subprocess.run([sys.executable, "-c", MEASURE_PEAK], input=data, capture_output=True, check=True)
     measured, reckoned = map(int, done.stdout.split())
-    assert measured - 6_000_000 <= reckoned <= 2 * measured
+    assert measured - 6_000_000 <= reckoned <= (7 / 3 if (name, options) == ("JPEG", {}) else 2) * measured
     assert reckoned == decode_cost(probe(data), len(data))

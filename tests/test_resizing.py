@@ -1,6 +1,7 @@
 """Crop and resize: equal to the libraries that models were trained with, for every size."""
 
 import math
+import shutil
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from transforms import resizing
 from transforms.resizing import fit, resize
 from transforms.settings import PreprocessSettings
 
@@ -108,6 +110,99 @@ class TestShape:
         pixels.flags.writeable = False
         for interpolation in INTERPOLATIONS:
             fit(pixels, how(interpolation=interpolation, resize="letterbox"), 32, 32)
+
+
+needs_compiler = pytest.mark.skipif(
+    resizing.compiled() is None, reason="transforms._resample was not built: there was no C compiler at installation"
+)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
+def test_kernel_is_built_where_there_is_a_compiler() -> None:
+    """The build may fail without stopping the installation: here it must not."""
+    assert resizing.compiled() is not None
+
+
+@needs_compiler
+class TestCompiled:
+    @given(
+        st.sampled_from(["bicubic", "bilinear", "lanczos", "box"]),
+        st.tuples(*[st.one_of(st.integers(1, 8), st.integers(1, 300))] * 4),
+        st.integers(0, 2**32 - 1),
+        st.booleans(),
+    )
+    @settings(deadline=None, max_examples=400)
+    def test_every_sample_is_the_one_that_pillow_returns(
+        self, interpolation: str, sizes: tuple[int, int, int, int], seed: int, extreme: bool
+    ) -> None:
+        """Larger or smaller, narrow or wide, a view or whole, samples of all values or of 0 and 255 that overshoot."""
+        rows, columns, height, width = sizes
+        pixels = np.random.default_rng(seed).integers(0, 256, (rows + 2, columns + 3, 3), np.uint8)
+        if extreme:
+            pixels = (pixels >> 7) * np.uint8(255)
+        view = pixels[1 : rows + 1, 2 : columns + 2]
+        image = Image.fromarray(np.ascontiguousarray(view))
+        expected = np.asarray(image.resize((width, height), resizing.PILLOW_FILTERS[interpolation]))
+        np.testing.assert_array_equal(resize(view, interpolation, height, width), expected)
+
+    @pytest.mark.parametrize("size", [(301, 3), (300, 3), (3, 301), (10000, 1), (1, 10000), (65000, 3)], ids=str)
+    def test_very_narrow_image_is_the_one_that_pillow_returns(self, size: tuple[int, int]) -> None:
+        """Pillow takes the columns first where an image is over 100 times as tall as wide."""
+        pixels = photo(*size)
+        for height, width in ((152, 344), (224, 2), (400, 400)):
+            expected = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+            np.testing.assert_array_equal(resize(pixels, "bicubic", height, width), expected)
+
+    @pytest.mark.parametrize(
+        ("source", "target", "kind", "message"),
+        [
+            # two axes
+            (np.zeros((4, 4), np.uint8), np.zeros((2, 2, 3), np.uint8), "box", r"source must be uint8\[H, W, 3\]"),
+            # four channels
+            (np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 4), np.uint8), "box", "target must be uint8"),
+            # no rows
+            (np.zeros((0, 4, 3), np.uint8), np.zeros((2, 2, 3), np.uint8), "box", "source must be uint8"),
+            # every second sample
+            (np.zeros((4, 8, 3), np.uint8)[:, ::2], np.zeros((2, 2, 3), np.uint8), "box", "samples of a row of source"),
+            # rows apart
+            (np.zeros((4, 4, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)[:, :2], "box", "and its rows as well"),
+            (np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 3), np.uint8), "mitchell", "got mitchell"),
+        ],
+    )
+    def test_kernel_refuses_what_it_cannot_read(self, source: Pixels, target: Pixels, kind: str, message: str) -> None:
+        """It works on raw memory: whatever it is given is checked first."""
+        resample = resizing.compiled()
+        assert resample is not None
+        with pytest.raises(ValueError, match=message):
+            resample(source, target, kind)
+
+    def test_kernel_never_writes_to_read_only_memory(self) -> None:
+        """A decoder's buffer given as the target is refused."""
+        resample = resizing.compiled()
+        assert resample is not None
+        target = np.zeros((2, 2, 3), np.uint8)
+        target.flags.writeable = False
+        with pytest.raises((ValueError, BufferError)):
+            resample(np.zeros((4, 4, 3), np.uint8), target, "box")
+
+
+class TestWithoutCompiler:
+    def test_pillow_resizes_to_the_same_pixels_and_it_is_said(self, monkeypatch, caplog) -> None:
+        """An installation without a C compiler scores the same, more slowly, and says what to do."""
+
+        def absent(name: str) -> None:
+            raise ImportError(name)
+
+        pixels = photo(120, 90)
+        with_kernel = resize(pixels, "bicubic", 40, 30)
+        resizing.compiled.cache_clear()
+        monkeypatch.setattr(resizing.importlib, "import_module", absent)
+        try:
+            without = resize(pixels, "bicubic", 40, 30)
+        finally:
+            resizing.compiled.cache_clear()
+        np.testing.assert_array_equal(without, with_kernel)
+        assert "the compiled kernel was not built; install again where a C compiler is" in caplog.text
 
 
 class TestCropBeforeResize:

@@ -145,7 +145,8 @@ def decode_cost(header: ImageHeader, size_bytes: int) -> int:
     """Reckon the memory that an image takes at its peak, from its encoded bytes to the model's pixels.
 
     Most formats need 7 bytes a pixel: Pillow's picture has 4, ours 3; so it is while decoding by Pillow, and again
-    while resizing. The others were measured at their decoders' worst.
+    while resizing without the compiled kernel. A JPEG may go to Pillow, too. The others were measured at their
+    decoders' worst.
 
     Args:
         header: What the probe found.

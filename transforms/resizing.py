@@ -4,17 +4,23 @@ Which method to use is never a matter of taste: the crop and the interpolation a
 photos EfficientNet-Lite0 gives another answer for 2% of the images when its antialiased bicubic is replaced by
 TensorFlow's plain bilinear, for 12% when photos are squashed instead of cropped, for 14% with nearest neighbours.
 
-    bicubic, bilinear, lanczos, box    Pillow, antialiased: timm, torchvision on PIL images, TF-Hub's EfficientNets
+    bicubic, bilinear, lanczos, box    Pillow's, antialiased: timm, torchvision on PIL images, TF-Hub's EfficientNets
     nearest                            Pillow: Keras' load_img default
     bilinear_no_antialias              tf.image.resize's default
     bilinear_legacy                    TensorFlow 1's resize_bilinear: TF-Slim, Inception
     area                               OpenCV's INTER_AREA
 
+The antialiased four are computed by _resample.c, bit for bit what Pillow returns, or by Pillow itself where no C
+compiler was at hand when this was installed. Pillow takes 3 to 4 times as long on a photo: 1.05 instead of 0.28 ms.
+
 Nothing here starts threads: the caller decides how many images are prepared beside each other.
 """
 
 import functools
+import importlib
+import logging
 import math
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -23,9 +29,11 @@ from PIL import Image
 
 from transforms.settings import PreprocessSettings
 
+_LOG = logging.getLogger(__name__)
+
 Pixels = npt.NDArray[np.uint8]
 
-_PILLOW_FILTERS = {
+PILLOW_FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
@@ -33,6 +41,9 @@ _PILLOW_FILTERS = {
     "nearest": Image.Resampling.NEAREST,
 }
 
+_COMPILED = frozenset({"bicubic", "bilinear", "lanczos", "box"})
+_NARROW = 100
+"""How many times taller than wide an image is that Pillow shrinks down the columns first."""
 _MAX_OVERHANG = 8
 """How many times longer than the model's input an image may be before its far ends are dropped unseen."""
 
@@ -85,7 +96,36 @@ def resize(pixels: Pixels, interpolation: str, height: int, width: int) -> Pixel
         return resized
     if interpolation in ("bilinear_no_antialias", "bilinear_legacy"):
         return _bilinear(pixels, height, width, half_pixel_centers=interpolation == "bilinear_no_antialias")
-    return np.array(_to_pillow(pixels).resize((width, height), _PILLOW_FILTERS[interpolation]))
+    resample = compiled() if interpolation in _COMPILED else None
+    if resample is None:
+        return np.array(_to_pillow(pixels).resize((width, height), PILLOW_FILTERS[interpolation]))
+    if pixels.shape[0] > _NARROW * pixels.shape[1] and height < pixels.shape[0]:
+        pixels = _resampled(resample, pixels, interpolation, height, pixels.shape[1])
+    return _resampled(resample, pixels, interpolation, height, width)
+
+
+@functools.cache
+def compiled() -> Callable[[Pixels, Pixels, str], None] | None:
+    """Return the compiled kernel, or None, and say so, where this was installed without a C compiler."""
+    try:
+        resample: Callable[[Pixels, Pixels, str], None] = importlib.import_module("transforms._resample").resample
+    except ImportError:
+        _LOG.warning(
+            "images are resized by Pillow, with the same result in 3 to 4 times the time: the compiled kernel was not "
+            "built; install again where a C compiler is (apt-get install gcc libc6-dev)"
+        )
+        return None
+    return resample
+
+
+def _resampled(
+    resample: Callable[[Pixels, Pixels, str], None], pixels: Pixels, interpolation: str, height: int, width: int
+) -> Pixels:
+    if pixels.strides[1:] != (3, 1):
+        pixels = np.ascontiguousarray(pixels)
+    out = np.empty((height, width, 3), np.uint8)
+    resample(pixels, out, interpolation)
+    return out
 
 
 def _to_pillow(pixels: Pixels) -> Image.Image:
