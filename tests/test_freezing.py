@@ -13,7 +13,7 @@ from tests import model_zoo
 from transforms.errors import ModelError
 from transforms.freezing import compile_model, freeze, read_layout, scale_and_offset
 from transforms.model_interface import OpenModel, TensorDescription
-from transforms.models import load_model
+from transforms.models import load_model, to_tensor
 from transforms.settings import ModelSettings, PreprocessSettings
 
 PLAIN = PreprocessSettings(value_range="0_255")
@@ -192,3 +192,18 @@ def test_scale_and_offset_fold_the_declaration(preprocess: dict[str, Any], scale
     got = scale_and_offset(PreprocessSettings(**preprocess))
     np.testing.assert_allclose(got[0], np.full(3, scale, np.float32), rtol=1e-7)
     np.testing.assert_allclose(got[1], np.full(3, offset, np.float32), rtol=1e-7)
+
+
+def test_frozen_model_never_prints_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that fails to bind its input by name writes the tensor into an error that it throws away."""
+    model = load_model(ModelSettings(path=str(model_zoo.pooled_model(tmp_path / "m"))), PLAIN)
+    assert model.description.frozen
+    printed = []
+
+    def note(tensor: Any) -> str:
+        printed.append(tensor)
+        return "tensor"
+
+    monkeypatch.setattr(type(to_tensor(model_zoo.photos(1))), "__repr__", note)
+    model.predict(model_zoo.photos(3))
+    assert printed == []

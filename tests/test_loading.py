@@ -20,7 +20,17 @@ from PIL import Image
 from transforms import loading, storage
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.images import decode_cost, load_image
-from transforms.loading import BatchLoader, ByteBudget, LoadedImage, LoadPlan, LoadTally, load_one, thread_count
+from transforms.loading import (
+    BatchLoader,
+    ByteBudget,
+    LoadedImage,
+    LoadPlan,
+    LoadTally,
+    PixelBuffers,
+    load_one,
+    thread_count,
+)
+from transforms.models import to_tensor
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 
@@ -150,10 +160,11 @@ class TestLoadOne:
         monkeypatch.setattr(loading, "load_image", spend(10, load_image))
         budget = ByteBudget(MIB)
         monkeypatch.setattr(budget, "acquire", spend(100, budget.acquire))
-        assert load_one(ref, plan(), budget)[4:] == (1000, 10_000)
+        loaded = load_one(ref, plan(), budget)
+        assert (loaded.read_ms, loaded.decode_ms) == (1000, 10_000)
         (tmp_path / "text").write_bytes(b"no image")
-        assert load_one(ImageRef(f"{tmp_path}/text", None, None), plan())[4:] == (1000, 10_000)
-        assert load_one(ImageRef(f"{tmp_path}/none", None, None), plan())[4:] == (1000, 0)
+        assert load_one(ImageRef(f"{tmp_path}/text", None, None), plan())[4:6] == (1000, 10_000)
+        assert load_one(ImageRef(f"{tmp_path}/none", None, None), plan())[4:6] == (1000, 0)
 
     def test_memory_is_reckoned_from_the_header(self, tmp_path: Path) -> None:
         """Encoded bytes and what decoding needs; an image over the limit asks for no more than the limit."""
@@ -319,6 +330,32 @@ class TestBatchLoader:
         ]
         for number, batch in enumerate(batches):
             assert not any(np.shares_memory(batch.pixels, other.pixels) for other in batches[number + 1 :])
+
+    def test_memory_is_used_again_only_when_nobody_holds_any_part_of_it(self) -> None:
+        """A view of one row, or a tensor over it, keeps the whole batch from being overwritten."""
+        buffers = PixelBuffers()
+        first = buffers.take((4, 2, 2, 3))
+        first[:] = 7
+        kept = first[1:2, :, 1]
+        address = first.ctypes.data
+        del first
+        second = buffers.take((4, 2, 2, 3))
+        second[:] = 9
+        assert (kept == 7).all()
+        del kept
+        assert buffers.take((4, 2, 2, 3)).ctypes.data == address
+        assert (second == 9).all()
+
+    def test_tensor_over_a_batch_keeps_its_memory(self) -> None:
+        """TensorFlow reads the pixels where they lie: they stay as long as the tensor does."""
+        buffers = PixelBuffers()
+        pixels = buffers.take((2, 4, 4, 3))
+        pixels[:] = 7
+        tensor = to_tensor(pixels)
+        assert np.shares_memory(tensor.numpy(), pixels) or tensor.numpy().ctypes.data == pixels.ctypes.data
+        del pixels
+        buffers.take((2, 4, 4, 3))[:] = 9
+        assert (tensor.numpy() == 7).all()
 
     def test_only_so_many_images_are_under_way(self) -> None:
         """Two batches and one image a thread: a slow model does not fill the memory with pixels."""

@@ -422,3 +422,17 @@ def test_scaling_of_a_bytes_model_is_refused(tmp_path: Path) -> None:
     path = model_zoo.bytes_model(tmp_path / "m")
     with pytest.raises(ModelError, match=r"takes pixels as they are and scales them itself.*value_range 0_1"):
         load_model(settings_of(path), PreprocessSettings(value_range="0_1"))
+
+
+@pytest.mark.parametrize("offset", [0, 1, 63, 64])
+def test_pixels_at_any_address_are_scored(tmp_path: Path, offset: int) -> None:
+    """Memory that TensorFlow would not read in place is copied: it ends the process over a crooked address."""
+    model = load_model(ModelSettings(path=str(pooled_model(tmp_path / "m"))), PreprocessSettings(value_range="0_1"))
+    wanted = photos(5)
+    memory = np.empty(wanted.nbytes + 128, np.uint8)
+    start = -memory.ctypes.data % 64 + offset
+    pixels = memory[start : start + wanted.nbytes].reshape(wanted.shape)
+    pixels[:] = wanted
+    np.testing.assert_array_equal(model.predict(pixels), model.predict(wanted))
+    pixels.flags.writeable = False
+    np.testing.assert_array_equal(model.predict(pixels), model.predict(wanted))

@@ -286,7 +286,11 @@ def freeze(concrete: Any) -> tuple[Callable[[Any], Any] | None, str]:
         return None, f"TensorFlow cannot turn it into constants: {first_line(error)}"
     if len(frozen.inputs) != 1:
         return None, f"{len(frozen.inputs) - 1} of its inputs could not be turned into constants"
-    return lambda images: frozen(images)[0], "all variables are constants"
+    spec = tf.TensorSpec(frozen.inputs[0].shape, frozen.inputs[0].dtype, name="images")
+    # Called as it is, the frozen function first fails to bind its input by name, and prints the pixels into the
+    # error that it throws away: 1.5 ms a call.
+    wrapped = tf.function(lambda images: frozen(images)[0], input_signature=[spec], autograph=False)
+    return wrapped.get_concrete_function(), "all variables are constants"
 
 
 def _confirm(

@@ -9,6 +9,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms import coders
 from transforms.loading import BatchLoader, LoadPlan, thread_count
 from transforms.observe import Count
 from transforms.records import Failure, ImageBatch, ImageRef
@@ -30,6 +31,7 @@ class LoadBatches(beam.PTransform):
 
     def __post_init__(self) -> None:
         super().__init__()
+        coders.register()
 
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.pvalue.DoOutputsTuple:

@@ -8,6 +8,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
+from transforms import coders
 from transforms.errors import ExitCode, RunError
 from transforms.observe import Count
 from transforms.records import Failure, ImageBatch
@@ -33,6 +34,7 @@ class ScoreBatches(beam.PTransform):
 
     def __post_init__(self) -> None:
         super().__init__()
+        coders.register()
 
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, batches: beam.PCollection[ImageBatch]) -> beam.pvalue.DoOutputsTuple:
