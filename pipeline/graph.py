@@ -5,7 +5,7 @@ inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables
              +---------- failures --------+--------------+---------------+
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,15 +36,19 @@ class LoadedModel(NamedTuple):
     """Holds it in this process: workers that live here take this one and load none."""
 
 
-def load(config: RunConfig) -> LoadedModel:
+def load(config: RunConfig, loading: Callable[[], Scorer] | None = None) -> LoadedModel:
     """Load the model of a configuration, to find every contradiction before the first image is read.
+
+    Args:
+        config: The configuration.
+        loading: Gives the scorer of this very configuration, where it is being loaded already.
 
     Raises:
         ConfigError: Model, labels and settings do not fit each other.
     """
     shared = Shared()
     plan = config.scorer_plan()
-    return LoadedModel(shared.acquire(lambda: Scorer(plan)), shared)
+    return LoadedModel(shared.acquire(loading or (lambda: Scorer(plan))), shared)
 
 
 class Scored(NamedTuple):

@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import FrameType
@@ -69,6 +69,8 @@ class RunRequest:
     """Beam's own flags."""
     show_progress: bool = True
     """Bar or log lines."""
+    loading: Callable[[], Scorer] | None = field(default=None, repr=False)
+    """Gives the scorer of config, where it is being loaded already; None loads it when it is needed."""
 
 
 class RunResult(NamedTuple):
@@ -170,7 +172,7 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
-    model = load(request.config)
+    model = load(request.config, request.loading)
     scorer = model.scorer
     check_golden(scorer, request.config)
     try:

@@ -35,20 +35,26 @@ def out_of_memory(error: Exception) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("device", "size", "reason"),
+    ("device", "size", "reason", "largest"),
     [
-        (Device(0.0, 0.001), 1, "larger ones gain less than 5%"),  # no cost a call: nothing to gain
-        (Device(0.001, 0.001), 16, "larger ones gain less than 5%"),  # 2, 1.5, 1.25, 1.125, 1.063, 1.031, 1.016 ms
-        (Device(1e-3, 1e-6, room=8), 8, "16 images ran out of memory"),
-        (Device(1.0, 1e-6), 1, "measuring took its 0.7 s"),  # three calls of a second each
-        (Device(1e-4, 0.0), 1024, "the largest size allowed is 1024"),  # every image after the first is free
+        (Device(0.0, 1e-4), 8, "larger ones gain less than 5%", 1024),  # no cost a call: nothing to gain
+        (Device(1e-4, 1e-4), 16, "larger ones gain less than 5%", 1024),  # 0.1125, 0.1063, 0.1031, 0.1016 ms
+        (Device(1e-3, 1e-6, room=32), 32, "64 images ran out of memory", 1024),
+        (Device(1e-3, 1e-6, room=8), 8, "16 images ran out of memory", 1024),
+        (Device(1e-3, 1e-6, room=5), 4, "8 images ran out of memory", 1024),  # halved until it fits
+        (Device(1e-3, 1e-6, room=1), 1, "2 images ran out of memory", 1024),
+        (Device(1.0, 1e-6), 8, "measuring took its 0.4 s", 1024),  # calls of a second each
+        (Device(0.0, 0.006), 8, "measuring took its 0.4 s", 1024),  # 16 are measured in 0.19 s, 32 would take 0.38
+        (Device(1e-4, 0.0), 1024, "the largest size allowed is 1024", 1024),  # every image after the first is free
+        (Device(1e-4, 0.0), 4, "the largest size allowed is 5", 5),  # less than the first size
     ],
 )
-def test_doubling_ends_where_it_should(device: Device, size: int, reason: str) -> None:
+def test_doubling_ends_where_it_should(device: Device, size: int, reason: str, largest: int) -> None:
     """Each way to end, with its reason."""
-    choice = choose_batch_size(device, out_of_memory, largest=1024, clock=device.clock)
+    choice = choose_batch_size(device, out_of_memory, largest=largest, clock=device.clock)
     assert choice.size == size
-    assert choice.reason.startswith(f"batch size {size}, because {reason} (ms an image by size: 1: ")
+    tried = ", ".join(f"{one.size}: {one.seconds_an_image * 1e3:.2f}" for one in choice.measured)
+    assert choice.reason == f"batch size {size}, because {reason} (ms an image by size: {tried})"
 
 
 @given(st.floats(0, 0.01), st.floats(1e-6, 0.01), st.integers(1, 600), st.integers(1, 600))

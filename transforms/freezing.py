@@ -7,6 +7,7 @@ and the scaling of pixels into constants; the signature [None, H, W, 3] keeps ra
 
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -229,10 +230,13 @@ def compile_model(
     images = tf.constant(probe_images(layout, size))
     try:
         concrete = function.get_concrete_function()
-        answer = concrete(images).numpy()
+        with ThreadPoolExecutor(1, thread_name_prefix="probe") as pool:
+            # Freezing is Python, the first call is TensorFlow's optimiser: beside each other they take as long as one.
+            asked = pool.submit(lambda: concrete(images).numpy())
+            frozen, reason = freeze(concrete)
+            answer = asked.result()
     except Exception as error:
         raise ModelError(f"the model fails on {what} given as {model.input}: {first_line(error)}") from error
-    frozen, reason = freeze(concrete)
     if frozen is not None:
         frozen, reason = _confirm(frozen, concrete, images, answer)
     if frozen is None:

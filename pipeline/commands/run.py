@@ -1,6 +1,7 @@
 """Score images and publish a run."""
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,20 +41,27 @@ def call(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)  # before the slow imports: a typo is answered at once
     from pipeline.quiet import import_beam, import_tensorflow
 
-    import_beam()
     import_tensorflow()
-    from pipeline.run import RunRequest, run
-    from pipeline.summary import summary
+    from transforms.scoring import Scorer
 
-    request = RunRequest(
-        config=config,
-        inputs=args.input,
-        output=args.output,
-        run_id=args.run_id,
-        overwrite=args.overwrite,
-        path_column=args.path_column,
-        beam_flags=args.beam_flags,
-    )
-    result = run(request)
+    # Freezing and measuring the model leave time to import Beam.
+    with ThreadPoolExecutor(1, thread_name_prefix="model") as pool:
+        loading = pool.submit(Scorer, config.scorer_plan())
+        import_beam()
+        from pipeline.run import RunRequest, run
+        from pipeline.summary import summary
+
+        result = run(
+            RunRequest(
+                config=config,
+                inputs=args.input,
+                output=args.output,
+                run_id=args.run_id,
+                overwrite=args.overwrite,
+                path_column=args.path_column,
+                beam_flags=args.beam_flags,
+                loading=loading.result,
+            )
+        )
     print(summary(result))
     return result.outcome.exit_code
