@@ -59,7 +59,8 @@ def test_temperature_divides_and_platt_is_a_line() -> None:
 @examples(deadline=None)
 def test_logits_come_back_from_probabilities(classes: int, temperature: float, seed: int) -> None:
     """A calibrated softmax or sigmoid is the same from logits and from probabilities."""
-    x = RNG(seed).normal(0, 3, (5, classes))
+    # Further out, a float32 probability near 1 holds too few digits of its logit.
+    x = RNG(seed).normal(0, 3, (5, classes)).clip(-6, 6)
     again = to_logits(softmax(x), "softmax")
     np.testing.assert_allclose(softmax(again / temperature), softmax(x / temperature), atol=1e-5)
     again = to_logits(sigmoid(x), "sigmoid")
