@@ -91,6 +91,35 @@ def pooled_model(
     return path
 
 
+def short_of_memory(most: int) -> Callable[[Any], Any]:
+    """Make a head that truly runs out of memory on more images than `most`: it asks for 4 TB an image.
+
+    Args:
+        most: Images a call that still fit.
+
+    Returns:
+        For pooled_model.
+    """
+    import tensorflow as tf
+
+    def head(logits: Any) -> Any:
+        images = tf.shape(logits, tf.int64)[0]
+        numbers = tf.where(images > most, images * 10**12, 0)
+        # Of no numbers the sum is 0.
+        return {"logits": logits + tf.reduce_sum(tf.random.uniform([numbers]))}
+
+    return head
+
+
+def poisoned_by_white(logits: Any) -> Any:
+    """Fail on a batch that holds a white image, as an op of a model may fail; for pooled_model with value_range 0_1."""
+    import tensorflow as tf
+
+    white = weights().sum(axis=0)
+    poisoned = tf.reduce_all(tf.abs(logits - white) < 1e-4, axis=1, keepdims=True)
+    return {"logits": tf.debugging.check_numerics(tf.where(poisoned, np.inf, logits), "poisoned")}
+
+
 def callable_model(
     path: Path,
     *,

@@ -43,6 +43,15 @@ def numbered(count: int) -> npt.NDArray[np.uint8]:
     return np.repeat(np.arange(count, dtype=np.uint8)[:, None, None, None], 3, axis=3)
 
 
+def test_size_that_ran_out_of_memory_is_never_tried_again() -> None:
+    """TensorFlow waits ten seconds for memory before it gives up: 40 images cost three such waits, not seven."""
+    device = Device(8, set())
+    predictor = BatchPredictor(device, 64)
+    assert len(list(predictor.predict(numbered(40)))) == 8
+    assert device.calls == [40, 20, 10, *[5] * 8]
+    assert predictor.out_of_memory == 3
+
+
 @settings(deadline=None, max_examples=60)
 @given(st.integers(1, 20), st.integers(1, 40), st.integers(0, 40), st.sets(st.integers(0, 39)))
 def test_every_image_is_answered_once_or_fails(room: int, cap: int, count: int, poison: set[int]) -> None:

@@ -51,6 +51,7 @@ class _ScoreDoFn(beam.DoFn):
         self._scored = Count("scored_images")
         self._failed = Count("score_failed_images")
         self._model_ms = Count("model_ms")
+        self._out_of_memory = Count("score_out_of_memory_calls")
 
     def setup(self) -> None:
         # Never released in teardown: Beam tears an idle DoFn down after a minute, and the model took longer to load.
@@ -70,6 +71,7 @@ class _ScoreDoFn(beam.DoFn):
         self._model_ms.add(scored.model_ms)
         self._scored.add(scored.rows.num_rows)
         self._failed.add(len(scored.failures))
+        self._out_of_memory.add(scored.out_of_memory)
         for failure in scored.failures:
             yield beam.pvalue.TaggedOutput(FAILURES, failure)
         if scored.rows.num_rows:

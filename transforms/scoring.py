@@ -69,6 +69,8 @@ class ScoredBatch(NamedTuple):
     """Images that the model could not score."""
     model_ms: float
     """Wall time of the model, in milliseconds."""
+    out_of_memory: int
+    """How many calls ran out of memory and were halved."""
 
 
 class Predicted(NamedTuple):
@@ -98,12 +100,15 @@ class BatchPredictor:
     def __init__(self, predict: Predict, cap: int) -> None:
         self._predict = predict
         self.cap = cap
+        self.out_of_memory = 0
 
     def predict(self, pixels: Pixels) -> Iterator[Predicted]:
         """Yield slices that cover the batch, in order."""
-        start = 0
-        while start < len(pixels):
-            stop = min(start + self.cap, len(pixels))
+        yield from self._in_calls(pixels, 0, len(pixels))
+
+    def _in_calls(self, pixels: Pixels, start: int, end: int) -> Iterator[Predicted]:
+        while start < end:
+            stop = min(start + self.cap, end)
             yield from self._answer(pixels, start, stop)
             start = stop
 
@@ -117,14 +122,21 @@ class BatchPredictor:
                 yield Predicted(start, stop, None, error)
                 return
             half = (stop - start + 1) // 2
-            if _is_out_of_memory(error) and half < self.cap:
+            full = _is_out_of_memory(error)
+            self.out_of_memory += full
+            if full and half < self.cap:
                 self.cap = half
                 _LOG.warning("the device ran out of memory on %d images: from now on %d a call", stop - start, half)
         else:
             yield Predicted(start, stop, raw, None)
             return
-        yield from self._answer(pixels, start, start + half)
-        yield from self._answer(pixels, start + half, stop)
+        if full:
+            # By the cap, which falls on the way: a half that is still too large is not tried a second time.
+            yield from self._in_calls(pixels, start, start + half)
+            yield from self._in_calls(pixels, start + half, stop)
+        else:
+            yield from self._answer(pixels, start, start + half)
+            yield from self._answer(pixels, start + half, stop)
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -254,7 +266,9 @@ class Scorer:
         """
         started = time.perf_counter()
         with self._device:
+            before = self._predictor.out_of_memory
             answers = list(self._predictor.predict(batch.pixels))
+            halved = self._predictor.out_of_memory - before
         model_ms = (time.perf_counter() - started) * 1e3
         failures: list[Failure] = []
         kept: list[int] = []
@@ -271,8 +285,8 @@ class Scorer:
             kept += (answer.start + np.flatnonzero(finite)).tolist()
             raws.append(answer.raw[finite])
         if not kept:
-            return ScoredBatch(pa.RecordBatch.from_pylist([], schema=self.schema), failures, model_ms)
-        return ScoredBatch(self._rows(batch, kept, np.concatenate(raws)), failures, model_ms)
+            return ScoredBatch(pa.RecordBatch.from_pylist([], schema=self.schema), failures, model_ms, halved)
+        return ScoredBatch(self._rows(batch, kept, np.concatenate(raws)), failures, model_ms, halved)
 
     def _rows(self, batch: ImageBatch, kept: list[int], raw: npt.NDArray[np.float32]) -> pa.RecordBatch:
         values = interpretation.to_probabilities(raw, self.meaning, self.plan.calibration)
