@@ -24,15 +24,10 @@ _PENDING_BATCHES = 1024
 
 
 class PartWriter:
-    """Coalesces record batches into row groups and part files of one table, in threads of its own.
-
-    One thread encodes and compresses row groups, a second one hashes and stores the bytes: whoever writes goes on
-    meanwhile, and waits only where two row groups are under way already. What a thread raises is raised by the
-    next call, and by every call after it.
+    """Coalesces record batches into row groups and part files of one table.
 
     A file on a local disk has the suffix `.open` until it is closed; an object appears in a remote store when
-    it is closed. So whatever carries the final suffix is whole. A writer that nobody closes and nobody holds
-    any more leaves such a file behind, and no thread.
+    it is closed. So whatever carries the final suffix is whole.
 
     Args:
         folder: Where the files go; names are unique, also between processes and retries.
@@ -57,81 +52,42 @@ class PartWriter:
         self._schema = _with_metadata(schema, metadata)
         self._settings = settings
         self._clock = clock
-        self._dictionaries = [number for number, field in enumerate(schema) if pa.types.is_dictionary(field.type)]
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
         self._file: _OpenFile | None = None
-        self._encode = Background(f"encode-{table}", _ROW_GROUPS * settings.row_group_bytes)
-        self._store = Background(f"store-{table}", _STORE_BYTES)
-        self._closing: deque[Future[Future[WrittenFile]]] = deque()
 
-    def write(self, batch: pa.RecordBatch) -> list[WrittenFile]:
-        """Add a batch; return the files that were completed since the last call.
-
-        Which rows share a file does not depend on how fast the threads are; when a file is returned does.
-
-        Raises:
-            Exception: What encoding or storing of earlier rows raised, OSError for one.
-        """
-        self._encode.check()
-        self._store.check()
+    def write(self, batch: pa.RecordBatch) -> WrittenFile | None:
+        """Add a batch; return the file that it completed, if it completed one."""
         if batch.num_rows == 0:
-            return self._finished()
+            return None
         if self._file is None:
-            self._file = _OpenFile(self._folder, self._table, self._schema, self._settings, self._clock(), self._store)
+            self._file = _OpenFile(self._folder, self._table, self._schema, self._settings, self._clock())
         self._pending.append(batch)
-        self._pending_bytes += self._row_bytes(batch)
+        self._pending_bytes += _row_bytes(batch)
         if len(self._pending) >= _PENDING_BATCHES:
             self._pending = [pa.concat_batches(self._pending)]
         self._file.rows += batch.num_rows
         if self._pending_bytes >= self._settings.row_group_bytes:
             self._write_row_group(self._file)
-        if (
+        full = (
             self._file.rows >= self._settings.rows_per_file
-            or self._is_large(self._file)
+            or self._file.size_bytes + self._pending_bytes >= self._settings.bytes_per_file
             or self._clock() - self._file.opened_at >= self._settings.seconds_per_file
-        ):
-            self._close_file(self._file)
-        return self._finished()
+        )
+        return self.close() if full else None
 
-    def close(self) -> list[WrittenFile]:
-        """Close the open file, wait for everything, and return the files that were not returned yet.
-
-        Raises:
-            Exception: What encoding or storing raised: the rows of no file that was not returned count.
-        """
-        if self._file is not None:
-            self._close_file(self._file)
-        self._encode.settle()
-        self._store.settle()
-        return self._finished()
-
-    def _row_bytes(self, batch: pa.RecordBatch) -> int:
-        # Without dictionaries: every batch shares the labels, and counting them each time made row groups too small.
-        shared = sum(batch.column(number).dictionary.nbytes for number in self._dictionaries)
-        return int(batch.nbytes - shared)
+    def close(self) -> WrittenFile | None:
+        """Close the open file and return it; None where nothing is open."""
+        file, self._file = self._file, None
+        if file is None:
+            return None
+        self._write_row_group(file)
+        return file.close()
 
     def _write_row_group(self, file: "_OpenFile") -> None:
         if self._pending:
-            batches, size = self._pending, self._pending_bytes
+            file.write(pa.Table.from_batches(self._pending).replace_schema_metadata(self._schema.metadata))
             self._pending, self._pending_bytes = [], 0
-            self._encode.put(size, partial(file.write, batches))
-
-    def _is_large(self, file: "_OpenFile") -> bool:
-        # What is under way counts with its raw size. Only where that is too much is it waited for, and its encoded size
-        # decides: whatever the thread is doing, the file has the same rows.
-        ...
-
-    def _close_file(self, file: "_OpenFile") -> None:
-        self._file = None
-        self._write_row_group(file)
-        self._closing.append(self._encode.put(0, file.close))
-
-    def _finished(self) -> list[WrittenFile]:
-        files = []
-        while self._closing and self._closing[0].done() and self._closing[0].result().done():
-            files.append(self._closing.popleft().result().result())
-        return files
 
 
 def write_empty_file(
