@@ -96,7 +96,7 @@ def publish_scores(
     failures = [Failure(ImageRef(path, None, None), Stage.READ, FailureCode.NOT_FOUND, "gone", 0) for path in failed]
     failures_writer = PartWriter(layout.staged_table("failures"), "failures", tables.FAILURES_SCHEMA, {}, write)
     failures_writer.write(tables.failures_batch(failures))
-    files = [file for file in (writer.close(), failures_writer.close()) if file is not None]
+    files = [*writer.close(), *failures_writer.close()]
     manifest: dict[str, Any] = {
         "started_at": datetime(2026, 11, 22, tzinfo=UTC).isoformat(),
         "model_id": "toy@1",

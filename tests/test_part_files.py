@@ -1,10 +1,16 @@
 """Part files: when they close, what they are called meanwhile, and what is told of them."""
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import psutil
@@ -46,9 +52,14 @@ def writer(folder: Path, clock: Clock | None = None, schema: pa.Schema = SCHEMA,
     return PartWriter(str(folder), "scores", schema, {"k": "v"}, WriteSettings(**limits), clock or Clock())
 
 
-def read(file: WrittenFile | None) -> list[int]:
+def closed(part: PartWriter) -> WrittenFile:
+    """Close a writer that has written one file."""
+    (file,) = part.close()
+    return file
+
+
+def read(file: WrittenFile) -> list[int]:
     """Return the numbers in a file, after holding what is told of it against the disk."""
-    assert file is not None
     data = Path(file.path).read_bytes()
     metadata = pq.read_metadata(file.path)
     assert (file.table, file.rows, file.size_bytes) == ("scores", metadata.num_rows, len(data))
@@ -60,13 +71,15 @@ class TestRolling:
     def test_rows_close_a_file(self, tmp_path: Path) -> None:
         """At the limit, not one row later; what is left closes at the end."""
         part = writer(tmp_path, rows_per_file=10)
-        assert part.write(batch(0, 4)) is None
-        assert part.write(batch(4, 5)) is None
-        assert read(part.write(batch(9, 1))) == list(range(10))
-        assert read(part.write(batch(10, 25))) == list(range(10, 35))  # a batch is never cut
-        assert part.write(batch(35, 1)) is None
-        assert read(part.close()) == [35]
-        assert part.close() is None
+        files = [
+            file
+            for start, rows in ((0, 4), (4, 5), (9, 1), (10, 25), (35, 1))
+            for file in part.write(batch(start, rows))
+        ]
+        files += part.close()
+        # A batch is never cut.
+        assert [read(file) for file in files] == [list(range(10)), list(range(10, 35)), [35]]
+        assert part.close() == []
 
     def test_bytes_close_a_file(self, tmp_path: Path) -> None:
         """Counted from what is written and what waits; random numbers do not compress."""
@@ -75,10 +88,9 @@ class TestRolling:
         big = pa.record_batch({"n": [0] * 70_000, "image_bytes": random}, schema=schema)
         limits = {"rows_per_file": 10**9, "bytes_per_file": 1024**2, "row_group_bytes": 64 * 1024}
         part = writer(tmp_path, schema=schema, **limits)
-        written = [part.write(big) for _ in range(4)]
-        assert [file is not None for file in written] == [False, True, False, True]
-        for file in written[1::2]:
-            assert file is not None
+        files = [file for _ in range(5) for file in part.write(big)] + part.close()
+        assert [file.rows for file in files] == [140_000, 140_000, 70_000]
+        for file in files[:2]:
             assert pq.read_table(file.path)["image_bytes"].to_pylist() == random.tolist() * 2
             assert 1024**2 < file.size_bytes < 1.3 * 1024**2
 
@@ -87,22 +99,19 @@ class TestRolling:
         clock = Clock()
         part = writer(tmp_path, clock, seconds_per_file=60)
         clock.now += 1000  # nothing is open: nothing grows old
-        assert part.write(batch(0, 1)) is None
-        clock.now += 59.9
-        assert part.write(batch(1, 1)) is None
-        clock.now += 0.1
-        assert read(part.write(batch(2, 1))) == [0, 1, 2]
-        clock.now += 30
-        assert part.write(batch(3, 1)) is None
-        clock.now += 59
-        assert part.write(batch(4, 1)) is None
-        assert read(part.close()) == [3, 4]
+        files = part.write(batch(0, 1))
+        # Of the file that the third row closes, and of the next one, which is not as old.
+        for number, seconds in enumerate((59.9, 0.1, 30, 59), start=1):
+            clock.now += seconds
+            files += part.write(batch(number, 1))
+        files += part.close()
+        assert [read(file) for file in files] == [[0, 1, 2], [3, 4]]
 
     def test_batches_without_rows_open_nothing(self, tmp_path: Path) -> None:
         """A batch of failures only leaves no file."""
         part = writer(tmp_path / "none")
-        assert part.write(batch(0, 0)) is None
-        assert part.close() is None
+        assert part.write(batch(0, 0)) == []
+        assert part.close() == []
         assert not (tmp_path / "none").exists()
 
     @settings(deadline=None, max_examples=40)
@@ -110,17 +119,177 @@ class TestRolling:
     def test_every_row_is_in_one_file_in_order(
         self, sizes: list[int], limit: int, tmp_path_factory: pytest.TempPathFactory
     ) -> None:
-        """Whatever the batches; every file but the last has reached the limit, and none by more than a batch."""
+        """Whatever the batches: a file ends with the batch that reaches the limit, never within one."""
         part = writer(tmp_path_factory.mktemp("parts"), rows_per_file=limit)
-        files, start = [], 0
+        files: list[WrittenFile] = []
+        expected: list[list[int]] = [[]]
+        start = 0
         for size in sizes:
-            files.append(part.write(batch(start, size)))
+            files += part.write(batch(start, size))
+            expected[-1] += range(start, start + size)
+            if len(expected[-1]) >= limit:
+                expected.append([])
             start += size
-        full = [file for file in files if file is not None]
-        last = part.close()
-        assert [n for file in [*full, *([last] if last else [])] for n in read(file)] == list(range(start))
-        assert all(limit <= file.rows < limit + 12 for file in full)
-        assert last is None or 0 < last.rows < limit
+        files += part.close()
+        assert [read(file) for file in files] == [numbers for numbers in expected if numbers]
+
+    def test_files_do_not_depend_on_the_speed_of_the_threads(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Rows that compress well roll by their encoded size, and share a file with the same rows on a slow disk."""
+        schema = pa.schema([("n", pa.int64()), ("image_bytes", pa.int64())])
+        batches = []
+        for number in range(60):
+            n = np.random.default_rng(number).integers(0, 2**6, 20_000)
+            batches.append(pa.record_batch({"n": n, "image_bytes": n}, schema=schema))
+        limits = {"rows_per_file": 10**9, "bytes_per_file": 1024**2, "row_group_bytes": 1024**2}
+        found = []
+        for seconds in (0.0, 0.005):
+            disk = Disk(monkeypatch, before_write=lambda pause=seconds: time.sleep(pause))
+            part = writer(tmp_path / str(seconds), schema=schema, **limits)
+            files = [file for rows in batches for file in part.write(rows)] + part.close()
+            assert disk.written == sum(file.size_bytes for file in files)
+            found.append([(file.rows, file.sha256) for file in files])
+        assert found[0] == found[1]
+        assert len(found[0]) > 2
+        assert all(rows * 16 > 20_000 * 16 * 2 * 1.5 for rows, _ in found[0][:-1])
+
+
+class Disk:
+    """The real disk, with something done before each write."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, before_write: Callable[[], None]) -> None:
+        self.written = 0
+        self._before_write = before_write
+        self._filesystem = storage.filesystem
+        monkeypatch.setattr("transforms.part_files.storage.filesystem", self.open)
+
+    def open(self, path: str) -> tuple[Any, str]:
+        """Take the place of storage.filesystem."""
+        self._inner, inner = self._filesystem(path)
+        return self, inner
+
+    def open_output_stream(self, path: str) -> "Disk.Stream":
+        """Take the place of the file system's."""
+        return Disk.Stream(self, self._inner.open_output_stream(path))
+
+    def __getattr__(self, name: str) -> Any:
+        """Everything else is the file system's own."""
+        return getattr(self._inner, name)
+
+    class Stream:
+        """One file."""
+
+        def __init__(self, disk: "Disk", stream: Any) -> None:
+            self._disk, self._stream = disk, stream
+
+        def write(self, data: bytes) -> None:
+            """Write after what is done before."""
+            self._disk._before_write()
+            self._disk.written += len(data)
+            self._stream.write(data)
+
+        def close(self) -> None:
+            """Close."""
+            self._stream.close()
+
+
+def threads_of(*names: str) -> list[str]:
+    """Return the threads that are alive and carry one of these names."""
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(names)]
+
+
+class TestThreads:
+    limits: ClassVar[dict[str, int]] = {"row_group_bytes": 64 * 1024}
+
+    def test_writing_waits_for_nothing_but_two_row_groups(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """While the disk stands still two row groups are taken, and the third one waits until it moves."""
+        go = threading.Event()
+        Disk(monkeypatch, before_write=lambda: go.wait(60) and None)
+        monkeypatch.setattr("transforms.part_files._STORE_BYTES", 1)
+        part = writer(tmp_path, **self.limits)
+        taken = threading.Semaphore(0)
+
+        def feed() -> None:
+            for number in range(4):
+                part.write(batch(number * 4000, 4000))
+                taken.release()
+
+        feeder = threading.Thread(target=feed)
+        feeder.start()
+        assert taken.acquire(timeout=60)
+        assert taken.acquire(timeout=60)
+        assert not taken.acquire(timeout=0.2)
+        go.set()
+        feeder.join(60)
+        assert read(closed(part)) == list(range(16_000))
+
+    @pytest.mark.parametrize("call", ["write", "close"])
+    def test_full_disk_is_the_error_of_the_next_call(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+    ) -> None:
+        """With its own exception, again at every call, and no file is called .parquet."""
+        error = OSError(errno.ENOSPC, "No space left on device")
+
+        def refuse() -> None:
+            raise error
+
+        Disk(monkeypatch, before_write=refuse)
+        part = writer(tmp_path, **self.limits)
+        part.write(batch(0, 5000))
+        again = partial(part.write, batch(5000, 5000))
+        with pytest.raises(OSError, match="No space left") as raised:
+            if call == "write":
+                for _ in range(1000):
+                    again()
+                    time.sleep(0.01)
+            part.close()
+        assert raised.value is error
+        for further in (again, part.close):
+            with pytest.raises(OSError, match="No space left"):
+                further()
+        assert {path.suffix for path in tmp_path.iterdir()} == {".open"}
+
+    def test_batch_that_cannot_be_encoded_is_the_error_of_the_next_call(self, tmp_path: Path) -> None:
+        """A batch of another schema is refused by pyarrow, in the thread."""
+        part = writer(tmp_path)
+        part.write(pa.record_batch({"other": [1]}))
+        with pytest.raises(ValueError, match="schema"):
+            part.close()
+        assert {path.suffix for path in tmp_path.iterdir()} == {".open"}
+
+    def test_abandoned_writer_leaves_no_thread_and_no_whole_file(self, tmp_path: Path) -> None:
+        """A bundle that fails elsewhere drops its writer, with rows waiting and rows under way."""
+        part = PartWriter(str(tmp_path), "dropped", SCHEMA, {}, WriteSettings(**self.limits), Clock())
+        for number in range(3):
+            part.write(batch(number * 4000, 4000))
+        part.write(batch(12_000, 10))
+        assert sorted(threads_of("encode-dropped", "store-dropped")) == ["encode-dropped_0", "store-dropped_0"]
+        del part
+        deadline = time.monotonic() + 60
+        while threads_of("encode-dropped", "store-dropped") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert threads_of("encode-dropped", "store-dropped") == []
+        assert [path.suffix for path in tmp_path.iterdir()] == [".open"]
+
+    def test_process_ends_though_a_writer_is_open(self, tmp_path: Path) -> None:
+        """With the exit code of its own, without a word, and without waiting for more than what is under way."""
+        script = (
+            "import sys, pyarrow as pa\n"
+            "from transforms.part_files import PartWriter\n"
+            "from transforms.settings import WriteSettings\n"
+            "batch = pa.record_batch({'n': list(range(100_000))})\n"
+            "settings = WriteSettings(row_group_bytes=64 * 1024, rows_per_file=10**9)\n"
+            "part = PartWriter(sys.argv[1], 'scores', batch.schema, {}, settings)\n"
+            "for _ in range(10):\n"
+            "    part.write(batch)\n"
+            "sys.exit(7)\n"
+        )
+        ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, timeout=60)
+        assert (ended.returncode, ended.stdout, ended.stderr) == (7, b"", b"")
+        assert [path.suffix for path in tmp_path.iterdir()] == [".open"]
 
 
 class TestOpenFiles:
@@ -129,24 +298,24 @@ class TestOpenFiles:
         part = writer(tmp_path)
         part.write(batch(0, 3))
         assert [Path(name).suffix for name in os.listdir(tmp_path)] == [".open"]
-        file = part.close()
-        assert file is not None
+        file = closed(part)
         assert os.listdir(tmp_path) == [os.path.basename(file.path)]
         assert file.path.endswith(".parquet")
 
     def test_names_are_never_the_same(self, tmp_path: Path) -> None:
         """Two writers, two files each: a retried bundle never writes over the first attempt's file."""
         parts = [writer(tmp_path, rows_per_file=1) for _ in range(2)]
-        files = [part.write(batch(n, 1)) for part in parts for n in range(2)]
-        assert len({file.path for file in files if file}) == 4
+        for number in range(2):
+            for part in parts:
+                part.write(batch(number, 1))
+        assert len({file.path for part in parts for file in part.close()} | set(map(str, tmp_path.iterdir()))) == 4
 
     def test_object_appears_when_it_is_closed(self, bucket: str) -> None:
         """A store has no half objects and needs no suffix."""
         part = PartWriter(f"{bucket}/staged", "scores", SCHEMA, {}, WriteSettings(), Clock())
         part.write(batch(0, 3))
         assert not storage.is_folder(f"{bucket}/staged")
-        file = part.close()
-        assert file is not None
+        file = closed(part)
         assert [found.path for found in storage.list_folder(f"{bucket}/staged")] == [file.path]
         data = storage.read_bytes(file.path)
         assert (file.size_bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
@@ -165,9 +334,8 @@ class TestContents:
         part = writer(tmp_path, row_group_bytes=256 * 1024)
         for number in range(40):
             part.write(batch(number * 1000, 1000))
-        file = part.close()
+        file = closed(part)
         assert read(file) == list(range(40_000))
-        assert file is not None
         metadata = pq.read_metadata(file.path)
         rows = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         assert rows == [15_000, 15_000, 10_000]
@@ -179,9 +347,8 @@ class TestContents:
         for number in range(3000):
             values = pa.array([str(number % 7)]).dictionary_encode()
             part.write(pa.record_batch({"n": [number], "d": values}, schema=schema))
-        file = part.close()
+        file = closed(part)
         assert read(file) == list(range(3000))
-        assert file is not None
         assert pq.read_table(file.path)["d"].to_pylist() == [str(number % 7) for number in range(3000)]
         assert pq.read_metadata(file.path).num_row_groups == 1
 
@@ -193,8 +360,7 @@ class TestContents:
         for number in range(100):
             column = pa.DictionaryArray.from_arrays(pa.array([number], pa.int32()), labels)
             part.write(pa.record_batch({"n": [number], "d": column}, schema=schema))
-        file = part.close()
-        assert file is not None
+        file = closed(part)
         assert pq.read_metadata(file.path).num_row_groups == 1
 
     def test_files_carry_the_metadata(self, tmp_path: Path) -> None:
@@ -202,9 +368,8 @@ class TestContents:
         schema = SCHEMA.with_metadata({"own": "1"})
         part = writer(tmp_path, schema=schema)
         part.write(batch(0, 1))
-        full = part.close()
+        full = closed(part)
         empty = write_empty_file(str(tmp_path), "scores", schema, {"k": "v"}, WriteSettings())
-        assert full is not None
         for file in (full, empty):
             found = pq.read_schema(file.path)
             assert found.metadata == {b"own": b"1", b"k": b"v"}
@@ -225,8 +390,7 @@ class TestContents:
         for level in (1, 19):
             part = writer(tmp_path, compression_level=level)
             part.write(batch(0, 40_000))
-            file = part.close()
-            assert file is not None
+            file = closed(part)
             sizes.append(file.size_bytes)
         assert sizes[1] < sizes[0]
 
@@ -264,10 +428,9 @@ def test_defaults_suit_few_and_many_classes(
     process, peak = psutil.Process(), 0
     before = process.memory_info().rss
     for scored in batches:
-        assert part.write(scored) is None
+        assert part.write(scored) == []
         peak = max(peak, process.memory_info().rss - before)
-    file = part.close()
-    assert file is not None
+    file = closed(part)
     metadata = pq.read_metadata(file.path)
     assert metadata.num_row_groups == groups
     assert metadata.row_group(0).num_rows in group_rows
@@ -284,9 +447,8 @@ def test_failures_one_by_one_stay_small(tmp_path: Path) -> None:
     for number in range(10_000):
         ref = ImageRef(f"/photos/{number}.jpg", None, None)
         failure = Failure(ref, Stage.READ, FailureCode.NOT_FOUND, "there is no such file", 0)
-        assert part.write(tables.failures_batch([failure])) is None
+        assert part.write(tables.failures_batch([failure])) == []
     grown = process.memory_info().rss - before
-    file = part.close()
-    assert file is not None
+    file = closed(part)
     assert file.rows == 10_000
     assert grown < 30 * 1024**2

@@ -42,9 +42,7 @@ def stage(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
     for paths in files:
         writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, {}, facts.write)
         writer.write(pa.record_batch({"image_path": paths}, schema=SCORES))
-        file = writer.close()
-        assert file is not None
-        written.append(file)
+        written += writer.close()
     return written
 
 

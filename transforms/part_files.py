@@ -1,15 +1,20 @@
 """Write record batches as Parquet part files that are closed early enough to survive a crash."""
 
+import contextlib
 import hashlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from functools import partial
 from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
+from transforms.background import Background
 from transforms.records import WrittenFile
 from transforms.settings import WriteSettings
 
@@ -21,13 +26,21 @@ _RARELY_REPEATED = {
 }  # fmt: skip
 # A batch costs some kilobytes besides its rows: 50,000 failures of one row each held 300 MB until they were merged.
 _PENDING_BATCHES = 1024
+# One row group is encoded and one waits; groups are a little larger than they should be, by a part of a batch.
+_ROW_GROUPS = 2.5
+_STORE_BYTES = 16 * 1024**2
 
 
 class PartWriter:
-    """Coalesces record batches into row groups and part files of one table.
+    """Coalesces record batches into row groups and part files of one table, in threads of its own.
+
+    One thread encodes and compresses row groups, a second one hashes and stores the bytes: whoever writes goes on
+    meanwhile, and waits only where two row groups are under way already. What a thread raises is raised by the
+    next call, and by every call after it.
 
     A file on a local disk has the suffix `.open` until it is closed; an object appears in a remote store when
-    it is closed. So whatever carries the final suffix is whole.
+    it is closed. So whatever carries the final suffix is whole. A writer that nobody closes and nobody holds
+    any more leaves such a file behind, and no thread.
 
     Args:
         folder: Where the files go; names are unique, also between processes and retries.
@@ -52,56 +65,95 @@ class PartWriter:
         self._schema = _with_metadata(schema, metadata)
         self._settings = settings
         self._clock = clock
+        self._dictionaries = [number for number, field in enumerate(schema) if pa.types.is_dictionary(field.type)]
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
         self._file: _OpenFile | None = None
+        self._encode = Background(f"encode-{table}", int(_ROW_GROUPS * settings.row_group_bytes))
+        self._store = Background(f"store-{table}", _STORE_BYTES)
+        self._closing: deque[Future[Future[WrittenFile]]] = deque()
 
-    def write(self, batch: pa.RecordBatch) -> WrittenFile | None:
-        """Add a batch; return the file that it completed, if it completed one."""
+    def write(self, batch: pa.RecordBatch) -> list[WrittenFile]:
+        """Add a batch; return the files that were completed since the last call.
+
+        Which rows share a file does not depend on how fast the threads are; when a file is returned does.
+
+        Raises:
+            Exception: What encoding or storing of earlier rows raised, OSError for one.
+        """
+        self._encode.check()
+        self._store.check()
         if batch.num_rows == 0:
-            return None
+            return self._finished()
         if self._file is None:
-            self._file = _OpenFile(self._folder, self._table, self._schema, self._settings, self._clock())
+            self._file = _OpenFile(self._folder, self._table, self._schema, self._settings, self._clock(), self._store)
+        size = self._row_bytes(batch)
         self._pending.append(batch)
-        self._pending_bytes += _row_bytes(batch)
+        self._pending_bytes += size
+        self._file.raw_bytes += size
         if len(self._pending) >= _PENDING_BATCHES:
             self._pending = [pa.concat_batches(self._pending)]
         self._file.rows += batch.num_rows
         if self._pending_bytes >= self._settings.row_group_bytes:
             self._write_row_group(self._file)
-        full = (
+        if (
             self._file.rows >= self._settings.rows_per_file
-            or self._file.size_bytes + self._pending_bytes >= self._settings.bytes_per_file
+            or self._is_large(self._file)
             or self._clock() - self._file.opened_at >= self._settings.seconds_per_file
-        )
-        return self.close() if full else None
+        ):
+            self._close_file(self._file)
+        return self._finished()
 
-    def close(self) -> WrittenFile | None:
-        """Close the open file and return it; None where nothing is open."""
-        file, self._file = self._file, None
-        if file is None:
-            return None
-        self._write_row_group(file)
-        return file.close()
+    def close(self) -> list[WrittenFile]:
+        """Close the open file, wait for everything, and return the files that were not returned yet.
+
+        Raises:
+            Exception: What encoding or storing raised: the rows of no file that was not returned count.
+        """
+        if self._file is not None:
+            self._close_file(self._file)
+        self._encode.settle()
+        self._store.settle()
+        return self._finished()
+
+    def _row_bytes(self, batch: pa.RecordBatch) -> int:
+        # Without dictionaries: every batch shares the labels, and counting them each time made row groups too small.
+        shared = sum(batch.column(number).dictionary.nbytes for number in self._dictionaries)
+        return int(batch.nbytes - shared)
 
     def _write_row_group(self, file: "_OpenFile") -> None:
         if self._pending:
-            file.write(pa.Table.from_batches(self._pending).replace_schema_metadata(self._schema.metadata))
+            batches, size = self._pending, self._pending_bytes
             self._pending, self._pending_bytes = [], 0
+            self._encode.put(size, partial(file.write, batches))
+
+    def _is_large(self, file: "_OpenFile") -> bool:
+        # Rows count with their raw size until that is too much. Then what is under way is waited for, and the encoded
+        # size decides: however fast the thread is, a file has the same rows.
+        if file.known_bytes + file.raw_bytes < self._settings.bytes_per_file:
+            return False
+        self._encode.settle()
+        file.known_bytes, file.raw_bytes = file.size_bytes, self._pending_bytes
+        return file.known_bytes + file.raw_bytes >= self._settings.bytes_per_file
+
+    def _close_file(self, file: "_OpenFile") -> None:
+        self._file = None
+        self._write_row_group(file)
+        self._closing.append(self._encode.put(0, file.close))
+
+    def _finished(self) -> list[WrittenFile]:
+        files = []
+        while self._closing and self._closing[0].done() and self._closing[0].result().done():
+            files.append(self._closing.popleft().result().result())
+        return files
 
 
 def write_empty_file(
     folder: str, table: str, schema: pa.Schema, metadata: Mapping[str, str], settings: WriteSettings
 ) -> WrittenFile:
     """Write a part file without rows, so that a table without rows can be queried."""
-    file = _OpenFile(folder, table, _with_metadata(schema, metadata), settings, 0.0)
-    return file.close()
-
-
-def _row_bytes(batch: pa.RecordBatch) -> int:
-    # Without dictionaries: every batch shares the labels, and counting them each time made row groups too small.
-    columns = (column.indices if pa.types.is_dictionary(column.type) else column for column in batch.columns)
-    return sum(column.nbytes for column in columns)
+    store = Background(f"store-{table}", _STORE_BYTES)
+    return _OpenFile(folder, table, _with_metadata(schema, metadata), settings, 0.0, store).close().result()
 
 
 def _with_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
@@ -109,17 +161,30 @@ def _with_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
 
 
 class _OpenFile:
-    """One Parquet file on its way."""
+    """One Parquet file on its way; `write` and `close` belong to one thread, the rest to the writer's caller."""
 
-    def __init__(self, folder: str, table: str, schema: pa.Schema, settings: WriteSettings, opened_at: float) -> None:
+    def __init__(
+        self,
+        folder: str,
+        table: str,
+        schema: pa.Schema,
+        settings: WriteSettings,
+        opened_at: float,
+        store: Background,
+    ) -> None:
         self.rows = 0
         self.opened_at = opened_at
+        self.known_bytes = 0
+        """Encoded, when it was last asked for."""
+        self.raw_bytes = 0
+        """Of the rows since then, before they are encoded."""
         self._table = table
+        self._schema = schema
         self._path = storage.join(folder, f"{uuid.uuid4().hex}.parquet")
         self._open_path = self._path if storage.is_remote(self._path) else self._path + OPEN_SUFFIX
         storage.make_folder(folder)
         filesystem, inner = storage.filesystem(self._open_path)
-        self._stream = _HashingStream(filesystem.open_output_stream(inner))
+        self._stream = _HashingStream(filesystem.open_output_stream(inner), store)
         names = [field.name for field in schema if not pa.types.is_nested(field.type)]
         vectors = [
             f"{field.name}.list.element"
@@ -150,40 +215,63 @@ class _OpenFile:
     def size_bytes(self) -> int:
         return self._stream.size
 
-    def write(self, table: pa.Table) -> None:
-        try:
+    def write(self, batches: list[pa.RecordBatch]) -> None:
+        """Encode one row group."""
+        table = pa.Table.from_batches(batches).replace_schema_metadata(self._schema.metadata)
+        with self._given_up_on_error():
             self._writer.write_table(table, row_group_size=table.num_rows)
-        except OSError:
-            # Of a full disk, for one: a writer that is collected open tries to write its footer, and complains.
-            self._writer.is_open = False
+
+    def close(self) -> "Future[WrittenFile]":
+        """Write the footer, and have the file closed and named when its last byte is stored."""
+        with self._given_up_on_error():
+            self._writer.close()
+        return self._stream.close_with(partial(self._finish, self._footers[0].num_rows))
+
+    @contextlib.contextmanager
+    def _given_up_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._give_up()
             raise
 
-    def close(self) -> WrittenFile:
-        self._writer.close()
-        self._stream.close()
+    def _give_up(self) -> None:
+        # A writer that is collected open tries to write its footer, and complains where it cannot.
+        self._writer.is_open = False
+
+    def _finish(self, rows: int) -> WrittenFile:
         if self._open_path != self._path:
             # The name must not outlive its bytes in a power failure.
             storage.flush_file(self._open_path)
             storage.move_files([(self._open_path, self._path)])
-        return WrittenFile(
-            self._table, self._path, self._footers[0].num_rows, self._stream.size, self._stream.digest.hexdigest()
-        )
+        return WrittenFile(self._table, self._path, rows, self._stream.size, self._stream.digest.hexdigest())
+
+    def __del__(self) -> None:
+        if hasattr(self, "_writer"):
+            self._give_up()
 
 
 class _HashingStream:
-    """A write-only file that counts and hashes what passes: the digest costs no second read."""
+    """A write-only file that counts what passes, and hashes and stores it in the background.
 
-    def __init__(self, stream: IO[bytes]) -> None:
+    The digest costs no second read.
+    """
+
+    def __init__(self, stream: IO[bytes], store: Background) -> None:
         self._stream = stream
+        self._store = store
         self.digest = hashlib.sha256()
         self.size = 0
         self.closed = False
 
     def write(self, data: bytes) -> int:
-        self.digest.update(data)
-        self._stream.write(data)
+        self._store.put(len(data), partial(self._write, data))
         self.size += len(data)
         return len(data)
+
+    def _write(self, data: bytes) -> None:
+        self.digest.update(data)
+        self._stream.write(data)
 
     def writable(self) -> bool:
         return True
@@ -198,9 +286,17 @@ class _HashingStream:
         return self.size
 
     def flush(self) -> None:
-        self._stream.flush()
+        """Nothing to do: what is written is under way already."""
 
     def close(self) -> None:
-        if not self.closed:
-            self.closed = True
-            self._stream.close()
+        """Nothing to do: `close_with` closes."""
+        self.closed = True
+
+    def close_with(self, finish: Callable[[], WrittenFile]) -> "Future[WrittenFile]":
+        """Close the file when its last byte is stored, and do what is to be done then."""
+        self.closed = True
+        return self._store.put(0, partial(self._close, finish))
+
+    def _close(self, finish: Callable[[], WrittenFile]) -> WrittenFile:
+        self._stream.close()
+        return finish()

@@ -57,16 +57,15 @@ class _WriteDoFn(beam.DoFn):
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
         with self._ms.time():
-            file = self._writer.write(batch)
+            files = self._writer.write(batch)
         self._rows.add(batch.num_rows)
-        if file is not None:
-            self._bytes.add(file.size_bytes)
-            yield file
+        self._bytes.add(sum(file.size_bytes for file in files))
+        yield from files
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
         with self._ms.time():
-            file = self._writer.close()
-        if file is not None:
-            self._bytes.add(file.size_bytes)
-            window = GlobalWindow()
+            files = self._writer.close()
+        self._bytes.add(sum(file.size_bytes for file in files))
+        window = GlobalWindow()
+        for file in files:
             yield WindowedValue(file, window.max_timestamp(), (window,))
