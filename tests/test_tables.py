@@ -270,8 +270,7 @@ def write(folder: Path, batch: pa.RecordBatch) -> str:
     """Write a batch as the pipeline does."""
     writer = PartWriter(str(folder), "scores", batch.schema, {}, WriteSettings())
     writer.write(batch)
-    written = writer.close()
-    assert written is not None
+    (written,) = writer.close()
     return written.path
 
 

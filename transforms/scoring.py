@@ -181,7 +181,7 @@ class Scorer:
                 f"labels.thresholds {plan.labels.thresholds} is for sigmoid, and the activation of "
                 f"{plan.model.path} is {self.meaning.activation}: nothing would heed it; leave it out"
             )
-        self._label_array = pa.array(self.labels, pa.string())
+        self._label_array = pa.array(self.labels, pa.string()).dictionary_encode()
         self.schema = tables.scores_schema(classes, with_logits=plan.results.logits)
         self.batch_choice = self._choose_batch_size()
         self._predictor = BatchPredictor(self._call_model, self.batch_choice.size)

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from transforms.probabilities import Summary
 from transforms.records import DECODERS, FORMATS, Failure, ImageInfo, ImageRef
@@ -25,8 +24,12 @@ _TOP_K_ITEM = pa.struct(
         pa.field("probability", pa.float32(), nullable=False),
     ]
 )
-_FORMATS = pa.array(FORMATS)
-_DECODERS = pa.array(DECODERS)
+_TOP_K = pa.list_(pa.field("element", _TOP_K_ITEM, nullable=False))
+_TOP_K_FIELDS = list(_TOP_K_ITEM)
+_LABELS = pa.list_(pa.field("element", pa.string(), nullable=False))
+_TIME = pa.timestamp("us", tz="UTC")
+_FORMATS = {name: code for code, name in enumerate(FORMATS)}
+_DECODERS = {name: code for code, name in enumerate(DECODERS)}
 
 FAILURES_SCHEMA = pa.schema(
     [
@@ -36,7 +39,7 @@ FAILURES_SCHEMA = pa.schema(
         pa.field("code", pa.string(), nullable=False),
         pa.field("message", pa.string(), nullable=False),
         pa.field("image_bytes", pa.int64()),
-        pa.field("failed_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("failed_at", _TIME, nullable=False),
     ]
 )
 
@@ -62,12 +65,12 @@ def scores_schema(num_classes: int, *, with_logits: bool) -> pa.Schema:
         pa.field("predicted_index", pa.int32(), nullable=False),
         pa.field("predicted_label", _STRING_DICTIONARY, nullable=False),
         pa.field("predicted_probability", pa.float32(), nullable=False),
-        pa.field("top_k", pa.list_(pa.field("element", _TOP_K_ITEM, nullable=False)), nullable=False),
+        pa.field("top_k", _TOP_K, nullable=False),
         pa.field("margin", pa.float32(), nullable=False),
         pa.field("entropy", pa.float32(), nullable=False),
-        pa.field("positive_labels", pa.list_(pa.field("element", pa.string(), nullable=False))),
+        pa.field("positive_labels", _LABELS),
         pa.field("model_id", _STRING_DICTIONARY, nullable=False),
-        pa.field("scored_at", pa.timestamp("us", tz="UTC"), nullable=False),
+        pa.field("scored_at", _TIME, nullable=False),
     ]
     if with_logits:
         # A one-unit head has one logit and two probabilities: the width is the model's own.
@@ -96,7 +99,7 @@ def scores_batch(
         infos: N descriptions.
         probabilities: float32[N, C], in label order.
         summary: Top-k int32[N, k] and float32[N, k], margin float32[N], entropy float32[N] in nats.
-        labels: C strings.
+        labels: C strings; dictionary-encoded ones save encoding them for every batch.
         model_id: name@fingerprint.
         scored_at_us: Microseconds since the epoch, UTC.
         positive: bool[N, C] of the labels over their threshold; None for softmax.
@@ -108,6 +111,8 @@ def scores_batch(
     count = len(refs)
     index, probability = summary.top_k
     first = pa.array(index[:, 0])
+    # Two classes may share a label (ImageNet's cranes), and pandas takes no dictionary that names one twice.
+    names = labels.dictionary_encode()
     columns: dict[str, pa.Array] = {
         "image_path": pa.array([ref.path for ref in refs], pa.string()),
         "image_version": pa.array([ref.version for ref in refs], pa.string()),
@@ -120,14 +125,14 @@ def scores_batch(
             _flat(probabilities), type=schema.field("probabilities").type
         ),
         "predicted_index": first,
-        "predicted_label": _encode_labels(first, labels),
+        "predicted_label": pa.DictionaryArray.from_arrays(names.indices.take(first), names.dictionary),
         "predicted_probability": pa.array(np.ascontiguousarray(probability[:, 0])),
-        "top_k": _top_k_array(index, probability, labels),
+        "top_k": _top_k_array(index, probability, names),
         "margin": pa.array(summary.margin),
         "entropy": pa.array(summary.entropy),
-        "positive_labels": _positive_array(count, positive, labels),
+        "positive_labels": _positive_array(count, positive, names),
         "model_id": pa.DictionaryArray.from_arrays(pa.array(np.zeros(count, np.int32)), pa.array([model_id])),
-        "scored_at": pa.array(np.full(count, scored_at_us)).cast(pa.timestamp("us", tz="UTC")),
+        "scored_at": pa.array(np.full(count, scored_at_us, np.int64)).view(_TIME),
     }
     if "logits" in schema.names:
         columns["logits"] = _list_array(schema.field("logits").type, np.full(count, raw.shape[1]), _flat(raw))
@@ -138,18 +143,16 @@ def _flat(values: npt.NDArray[np.float32]) -> pa.Array:
     return pa.array(np.ascontiguousarray(values, dtype=np.float32).reshape(-1))
 
 
-def _encode(values: list[str], known: pa.Array) -> pa.DictionaryArray:
+def _encode(values: list[str], known: Mapping[str, int]) -> pa.DictionaryArray:
     # One dictionary for all batches, so that concatenated batches need no unification.
-    indices = pc.index_in(pa.array(values, pa.string()), known)
+    indices = pa.array([known.get(value) for value in values], pa.int32())
     if indices.null_count:
-        raise ValueError(f"one of {sorted(set(values))} is not among {known.to_pylist()}: add it to records.py")
-    return pa.DictionaryArray.from_arrays(indices, known)
+        raise ValueError(f"one of {sorted(set(values))} is not among {list(known)}: add it to records.py")
+    return pa.DictionaryArray.from_arrays(indices, pa.array(list(known)))
 
 
-def _encode_labels(index: pa.Array, labels: pa.Array) -> pa.DictionaryArray:
-    # Two classes may share a label (ImageNet's cranes), and pandas takes no dictionary that names one twice.
-    codes = labels.dictionary_encode()
-    return pa.DictionaryArray.from_arrays(codes.indices.take(index), codes.dictionary)
+def _strings(labels: pa.DictionaryArray, index: pa.Array) -> pa.Array:
+    return labels.dictionary.take(labels.indices.take(index))
 
 
 def _list_array(list_type: pa.DataType, lengths: npt.NDArray[np.integer], values: pa.Array) -> pa.ListArray:
@@ -158,26 +161,22 @@ def _list_array(list_type: pa.DataType, lengths: npt.NDArray[np.integer], values
     return pa.ListArray.from_arrays(pa.array(offsets), values, type=list_type)
 
 
-def _top_k_array(index: npt.NDArray[np.int32], probability: npt.NDArray[np.float32], labels: pa.Array) -> pa.ListArray:
+def _top_k_array(
+    index: npt.NDArray[np.int32], probability: npt.NDArray[np.float32], labels: pa.DictionaryArray
+) -> pa.ListArray:
     count, k = index.shape
     flat_index = pa.array(np.ascontiguousarray(index).reshape(-1))
+    ranks = pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count))
     items = pa.StructArray.from_arrays(
-        [
-            pa.array(np.tile(np.arange(1, k + 1, dtype=np.int32), count)),
-            flat_index,
-            labels.take(flat_index),
-            _flat(probability),
-        ],
-        fields=list(_TOP_K_ITEM),
+        [ranks, flat_index, _strings(labels, flat_index), _flat(probability)], fields=_TOP_K_FIELDS
     )
-    return _list_array(pa.list_(pa.field("element", _TOP_K_ITEM, nullable=False)), np.full(count, k), items)
+    return _list_array(_TOP_K, np.full(count, k), items)
 
 
-def _positive_array(count: int, positive: npt.NDArray[np.bool_] | None, labels: pa.Array) -> pa.Array:
-    list_type = pa.list_(pa.field("element", pa.string(), nullable=False))
+def _positive_array(count: int, positive: npt.NDArray[np.bool_] | None, labels: pa.DictionaryArray) -> pa.Array:
     if positive is None:
-        return pa.nulls(count, list_type)
-    return _list_array(list_type, positive.sum(axis=1), labels.take(pa.array(np.nonzero(positive)[1])))
+        return pa.nulls(count, _LABELS)
+    return _list_array(_LABELS, positive.sum(axis=1), _strings(labels, pa.array(np.nonzero(positive)[1])))
 
 
 def failures_batch(failures: Sequence[Failure]) -> pa.RecordBatch:
@@ -193,9 +192,7 @@ def failures_batch(failures: Sequence[Failure]) -> pa.RecordBatch:
                 [failure.message.encode("utf-8", "backslashreplace").decode() for failure in failures], pa.string()
             ),
             "image_bytes": pa.array([failure.ref.size_bytes for failure in failures], pa.int64()),
-            "failed_at": pa.array([failure.failed_at_us for failure in failures], pa.int64()).cast(
-                pa.timestamp("us", tz="UTC")
-            ),
+            "failed_at": pa.array([failure.failed_at_us for failure in failures], pa.int64()).view(_TIME),
         },
         schema=FAILURES_SCHEMA,
     )

@@ -32,7 +32,7 @@ class Rows:
         # As wide as the logits of a trained classifier: most probabilities are small, a few are not.
         self.logits = [rng.normal(0, 2.5, (batch, classes)).astype(np.float32) for _ in range(_DIFFERENT)]
         self.schema = tables.scores_schema(classes, with_logits=False)
-        self._labels = pa.array([f"label {index}" for index in range(classes)])
+        self._labels = pa.array([f"label {index}" for index in range(classes)]).dictionary_encode()
         self._refs = [
             [ImageRef(f"/photos/{number * batch + row:09}.jpg", 110_000 + row, "1-2") for row in range(batch)]
             for number in range(_DIFFERENT)
