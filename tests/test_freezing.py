@@ -11,7 +11,7 @@ import pytest
 
 from tests import model_zoo
 from transforms.errors import ModelError
-from transforms.freezing import compile_model, freeze, read_layout, scale_and_offset
+from transforms.freezing import Frozen, compile_model, freeze, read_layout, scale_and_offset
 from transforms.model_interface import OpenModel, TensorDescription
 from transforms.models import load_model, to_tensor
 from transforms.settings import ModelSettings, PreprocessSettings
@@ -88,7 +88,10 @@ def test_graph_that_freezes_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch)
     """A frozen graph that answers differently than the model is thrown away."""
     import tensorflow as tf
 
-    monkeypatch.setattr("transforms.freezing.freeze", lambda concrete: (lambda x: concrete(x) * 1.1, "wrong"))
+    def wrong(concrete: Any) -> tuple[Frozen, str]:
+        return Frozen(lambda images: concrete(images) * 1.1, None), "wrong"
+
+    monkeypatch.setattr("transforms.freezing.freeze", wrong)
     compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]))
     assert (compiled.frozen, compiled.reason) == (False, "the frozen graph answers differently than the model")
     pixels = model_zoo.photos(2)

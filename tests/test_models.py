@@ -15,7 +15,7 @@ import pytest
 from tests import model_zoo
 from tests.model_zoo import expected_logits, photos, pooled_model
 from transforms.errors import ModelError, RunError
-from transforms.models import as_rows, describe_model, fingerprint_model, load_model, prepare_devices
+from transforms.models import as_rows, describe_model, fingerprint_model, load_model
 from transforms.settings import ModelSettings, PreprocessSettings
 
 PLAIN = PreprocessSettings(value_range="0_255")
@@ -369,30 +369,6 @@ def test_fingerprint_of_a_missing_model_is_refused(tmp_path: Path) -> None:
     """There is no fingerprint of nothing."""
     with pytest.raises(ModelError, match=r"model.path .*/none does not exist"):
         fingerprint_model(tmp_path / "none")
-
-
-def test_devices_are_prepared_any_number_of_times(pooled: Path) -> None:
-    """Preparing devices that have started already is recorded, not fatal."""
-    load_model(settings_of(pooled), PLAIN).predict(photos(1))
-    assert prepare_devices() == prepare_devices()
-
-
-def test_started_gpu_is_recorded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where TensorFlow refuses to change memory growth, the reason is logged and the run goes on."""
-    import tensorflow as tf
-
-    def refuse(*_: Any) -> None:
-        raise RuntimeError("Physical devices cannot be modified after being initialized")
-
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda _: ["GPU:0"])
-    monkeypatch.setattr(tf.config.experimental, "set_memory_growth", refuse)
-    with caplog.at_level("INFO", logger="transforms"):
-        note = prepare_devices()
-    assert note == (
-        "GPU memory growth stays as it is, the devices have started already: "
-        "Physical devices cannot be modified after being initialized"
-    )
-    assert caplog.messages == [note]
 
 
 def test_images_of_bytes_are_decoded_by_the_model(tmp_path: Path) -> None:

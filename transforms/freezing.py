@@ -64,6 +64,17 @@ class CompiledModel:
     """What the model returned for probe_images."""
     keep_alive: object
     """What has to live as long as call is used; None once frozen."""
+    flat: Any = None
+    """The frozen graph as one ConcreteFunction without calls of others; None where it is not frozen."""
+
+
+class Frozen(NamedTuple):
+    """A function whose variables are constants."""
+
+    call: Callable[[Any], Any]
+    """Takes and returns one tensor."""
+    flat: Any
+    """Its graph, as a ConcreteFunction."""
 
 
 def read_layout(model: OpenModel) -> InputLayout:
@@ -199,7 +210,11 @@ def _check_grey(
 
 
 def compile_model(
-    model: OpenModel, layout: InputLayout, preprocess: PreprocessSettings, size: tuple[int, int]
+    model: OpenModel,
+    layout: InputLayout,
+    preprocess: PreprocessSettings,
+    size: tuple[int, int],
+    device: str | None = None,
 ) -> CompiledModel:
     """Put the preprocessing before the model, try it on an image, and freeze both.
 
@@ -208,9 +223,10 @@ def compile_model(
         layout: The axes of its input.
         preprocess: The declared normalisation.
         size: Height and width in pixels; ignored for a model that takes bytes.
+        device: TensorFlow's name of the device to try it on; None leaves it to TensorFlow.
 
     Returns:
-        The frozen graph, or the unfrozen one with the reason.
+        The frozen graph, or the unfrozen one with the reason. It runs on whatever device it is called on.
 
     Raises:
         ModelError: The model does not accept the images, or fails on one.
@@ -228,25 +244,31 @@ def compile_model(
     # Without autograph: the model is a graph already, and there is no control flow of ours.
     function = tf.function(score, input_signature=[spec], autograph=False)
     images = tf.constant(probe_images(layout, size))
+
+    def ask(function: Callable[[Any], Any]) -> npt.NDArray[np.float32]:
+        with tf.device(device):
+            return function(images).numpy()
+
     try:
         concrete = function.get_concrete_function()
         with ThreadPoolExecutor(1, thread_name_prefix="probe") as pool:
             # Freezing is Python, the first call is TensorFlow's optimiser: beside each other they take as long as one.
-            asked = pool.submit(lambda: concrete(images).numpy())
+            asked = pool.submit(ask, concrete)
             frozen, reason = freeze(concrete)
             answer = asked.result()
     except Exception as error:
         raise ModelError(f"the model fails on {what} given as {model.input}: {first_line(error)}") from error
     if frozen is not None:
-        frozen, reason = _confirm(frozen, concrete, images, answer)
+        frozen, reason = _confirm(frozen, concrete, ask, answer)
     if frozen is None:
         _log.info("The model runs unfrozen: %s", reason)
     return CompiledModel(
-        call=frozen or concrete,
+        call=frozen.call if frozen else concrete,
         frozen=frozen is not None,
         reason=reason,
         probe=answer,
         keep_alive=None if frozen else (function, model),
+        flat=frozen.flat if frozen else None,
     )
 
 
@@ -267,14 +289,14 @@ def read_graph(model: OpenModel) -> GraphFacts:
     return GraphFacts(read_head(graph_def, concrete.outputs[0].name), count_constants(graph_def))
 
 
-def freeze(concrete: Any) -> tuple[Callable[[Any], Any] | None, str]:
+def freeze(concrete: Any) -> tuple[Frozen | None, str]:
     """Turn a function's variables into constants.
 
     Args:
         concrete: A ConcreteFunction of one tensor.
 
     Returns:
-        The frozen callable, or None; and the reason in one sentence.
+        The frozen function, or None; and the reason in one sentence.
     """
     import tensorflow as tf
     from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
@@ -290,26 +312,55 @@ def freeze(concrete: Any) -> tuple[Callable[[Any], Any] | None, str]:
         return None, f"TensorFlow cannot turn it into constants: {first_line(error)}"
     if len(frozen.inputs) != 1:
         return None, f"{len(frozen.inputs) - 1} of its inputs could not be turned into constants"
-    spec = tf.TensorSpec(frozen.inputs[0].shape, frozen.inputs[0].dtype, name="images")
+    if any(op.device for op in frozen.graph.get_operations()):
+        # The machine that it was exported on has named its devices: they are not those of this one.
+        frozen = _without_devices(frozen)
     # Called as it is, the frozen function first fails to bind its input by name, and prints the pixels into the
     # error that it throws away: 1.5 ms a call.
-    wrapped = tf.function(lambda images: frozen(images)[0], input_signature=[spec], autograph=False)
-    return wrapped.get_concrete_function(), "all variables are constants"
+    return Frozen(one_tensor(lambda images: frozen(images)[0], frozen), frozen), "all variables are constants"
+
+
+def one_tensor(call: Callable[[Any], Any], flat: Any, *, xla: bool = False) -> Callable[[Any], Any]:
+    """Make a function of one tensor that is never traced again, whatever the number of images.
+
+    Args:
+        call: What it does.
+        flat: A ConcreteFunction whose input it takes.
+        xla: Compile it; it is then compiled once for each number of images.
+    """
+    import tensorflow as tf
+
+    spec = tf.TensorSpec(flat.inputs[0].shape, flat.inputs[0].dtype, name="images")
+    function = tf.function(call, input_signature=[spec], autograph=False, jit_compile=xla or None)
+    return function.get_concrete_function()
+
+
+def _without_devices(frozen: Any) -> Any:
+    import tensorflow as tf
+
+    graph_def = frozen.graph.as_graph_def()
+    for node in [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]:
+        node.device = ""
+    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
+    return wrapped.prune(frozen.inputs[0].name, [frozen.outputs[0].name])
 
 
 def _confirm(
-    frozen: Callable[[Any], Any], concrete: Any, images: Any, answer: npt.NDArray[np.float32]
-) -> tuple[Callable[[Any], Any] | None, str]:
+    frozen: Frozen,
+    concrete: Callable[[Any], Any],
+    ask: Callable[[Callable[[Any], Any]], npt.NDArray[np.float32]],
+    answer: npt.NDArray[np.float32],
+) -> tuple[Frozen | None, str]:
     """Take the frozen graph only if it answers as the model does."""
     import tensorflow as tf
 
     try:
-        got = frozen(images).numpy()
+        got = ask(frozen.call)
     except tf.errors.OpError as error:
         return None, f"the frozen graph fails: {first_line(error)}"
-    if _alike(got, answer):
+    if alike(got, answer):
         return frozen, "all variables are constants"
-    if not _alike(concrete(images).numpy(), answer):
+    if not alike(ask(concrete), answer):
         raise ModelError(
             "the model answers differently each time it sees the same image: dropout or noise is left on, and no row "
             "could be trusted; export it for inference (training=False)"
@@ -317,7 +368,8 @@ def _confirm(
     return None, "the frozen graph answers differently than the model"
 
 
-def _alike(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
+def alike(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:
+    """Tell whether two answers differ by rounding alone."""
     # Folding rounds differently: 1e-5 of the largest value in float32, 1e-2 in half precision or TF32.
     scale = np.abs(wanted[np.isfinite(wanted)]).max(initial=0.0)
     return got.shape == wanted.shape and np.allclose(got, wanted, rtol=0.0, atol=0.02 * scale, equal_nan=True)

@@ -15,10 +15,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from transforms.devices import Devices, check_origin, claim_devices, prepare_devices
 from transforms.errors import ExitCode, ModelError, RunError
-from transforms.freezing import CompiledModel, GraphFacts, InputLayout, compile_model, read_graph, read_layout
+from transforms.freezing import (
+    CompiledModel,
+    GraphFacts,
+    InputLayout,
+    alike,
+    compile_model,
+    probe_images,
+    read_graph,
+    read_layout,
+)
 from transforms.model_formats import open_model
-from transforms.model_interface import OpenModel, TensorDescription, first_line
+from transforms.model_interface import OpenModel, TensorDescription
 from transforms.model_sources import local_path
 from transforms.saved_models import read_asset_labels
 from transforms.settings import ModelSettings, PreprocessSettings
@@ -82,10 +92,17 @@ class Classifier:
         size: Height and width of its input in pixels; 0, 0 for a model that takes bytes.
         num_classes: Width of its output.
         name: For model_id.
+        devices: What it works on; the same graph has its constants on each.
     """
 
     def __init__(
-        self, description: ModelDescription, compiled: CompiledModel, size: tuple[int, int], num_classes: int, name: str
+        self,
+        description: ModelDescription,
+        compiled: CompiledModel,
+        size: tuple[int, int],
+        num_classes: int,
+        name: str,
+        devices: Devices,
     ) -> None:
         self.description = description
         self.height, self.width = size
@@ -94,13 +111,15 @@ class Classifier:
         self.fingerprint = description.fingerprint
         self.model_id = f"{name}@{description.fingerprint[:12]}"
         self.takes_bytes = description.layout == "bytes"
-        self._compiled = compiled
+        self.devices = devices
+        self.compiled = compiled
 
-    def predict(self, pixels: Pixels) -> Scores:
+    def predict(self, pixels: Pixels, device: str | None = None) -> Scores:
         """Run the model on a batch of images.
 
         Args:
             pixels: uint8[N, height, width, 3], RGB, N >= 0.
+            device: One of devices.names; None takes the first.
 
         Returns:
             float32[N, C], what the model returns, neither softmaxed nor checked for NaN.
@@ -116,13 +135,14 @@ class Classifier:
             raise ValueError(
                 f"expected pixels uint8[N, {self.height}, {self.width}, 3], got {pixels.dtype}{pixels.shape}"
             )
-        return self._predict(pixels)
+        return self._predict(pixels, device)
 
-    def predict_bytes(self, encoded: Sequence[bytes]) -> Scores:
+    def predict_bytes(self, encoded: Sequence[bytes], device: str | None = None) -> Scores:
         """Run a model that decodes in its graph on a batch of encoded images.
 
         Args:
             encoded: N files, JPEG or PNG, admitted by the header probe: TensorFlow's decoders are not safe otherwise.
+            device: As predict.
 
         Returns:
             float32[N, C], as predict.
@@ -135,22 +155,32 @@ class Classifier:
             raise ValueError(f"model {self.model_id} takes pixels: call predict")
         array = np.empty(len(encoded), dtype=object)
         array[:] = list(encoded)
-        return self._predict(array)
+        return self._predict(array, device)
 
-    def _predict(self, images: npt.NDArray[Any]) -> Scores:
+    def _predict(self, images: npt.NDArray[Any], device: str | None) -> Scores:
         if len(images) == 0:
             return np.empty((0, self.num_classes), np.float32)
+        device = device or self.devices.names[0]
         if self.fixed_batch is None:
-            return call_rows(self._compiled, images)
+            return call_rows(self.compiled, images, device)
         size = self.fixed_batch
-        return np.concatenate([self._predict_padded(images[i : i + size]) for i in range(0, len(images), size)])
+        parts = [images[i : i + size] for i in range(0, len(images), size)]
+        return np.concatenate([call_rows(self.compiled, fill_up(part, size), device)[: len(part)] for part in parts])
 
-    def _predict_padded(self, images: npt.NDArray[Any]) -> Scores:
-        assert self.fixed_batch is not None  # noqa: S101 - for the type checker
-        missing = self.fixed_batch - len(images)
-        # A real image fills the gap: zeros could be what the model fails on.
-        padded = np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-        return call_rows(self._compiled, padded)[: len(images)]
+
+def fill_up(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
+    """Make a batch as large as a model wants it.
+
+    Args:
+        images: N images, or N byte strings.
+        size: At least N.
+
+    Returns:
+        size images: those given, and the last one again in every place that is left. Zeros could be what the model
+        fails on.
+    """
+    missing = size - len(images)
+    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 
 
 def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Classifier:
@@ -166,12 +196,17 @@ def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Class
     Raises:
         ModelError: It cannot be loaded, or does not fit its configuration.
     """
-    prepare_devices()
+    import tensorflow as tf
+
+    devices = claim_devices(settings.device)
     path = local_path(settings)
-    model = open_model(path, settings)
+    with tf.device(devices.names[0]):
+        model = open_model(path, settings)
     layout = read_layout(model)
     size = _input_size(layout, preprocess)
-    compiled = compile_model(model, layout, preprocess, size)
+    compiled = compile_model(model, layout, preprocess, size, devices.names[0])
+    devices = _replicate(compiled, devices, layout, size)
+    _log.info("the model works on %s", devices.reason)
     rows = as_rows(compiled.probe, layout.batch or 1)
     description = replace(
         _describe(path, model, layout, read_graph(model)),
@@ -180,7 +215,21 @@ def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Class
         frozen_reason=compiled.reason,
     )
     name = settings.name or settings.path.rstrip("/").rsplit("/", 1)[-1]
-    return Classifier(description, compiled, size, rows.shape[1], name)
+    return Classifier(description, compiled, size, rows.shape[1], name, devices)
+
+
+def _replicate(compiled: CompiledModel, devices: Devices, layout: InputLayout, size: tuple[int, int]) -> Devices:
+    """Have every device answer, each with constants of its own, and see that it was that device."""
+    if not compiled.frozen and len(devices.names) > 1:
+        # Its variables lie on one device, and every other would fetch them from there in each call.
+        reason = f"the first of {devices.reason}: the model runs unfrozen ({compiled.reason})"
+        devices = Devices(devices.names[:1], reason)
+    for device in devices.names:
+        answer = call_on(compiled, probe_images(layout, size), device)
+        check_origin(answer, device)
+        if len(devices.names) > 1 and not alike(answer.numpy(), compiled.probe):
+            raise ModelError(f"the model answers differently on {device}; leave that one out with model.device")
+    return devices
 
 
 def describe_model(settings: ModelSettings) -> ModelDescription:
@@ -240,34 +289,13 @@ def fingerprint_model(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def prepare_devices() -> str:
-    """Let TensorFlow take GPU memory as it needs it, instead of all at once; call it before a device starts.
-
-    Returns:
-        What was done, in one sentence.
-    """
-    import tensorflow as tf
-
-    gpus = tf.config.list_physical_devices("GPU")
-    if not gpus:
-        return "no GPU"
-    try:
-        for gpu in gpus:
-            tf.config.experimental.set_memory_growth(gpu, True)
-    except RuntimeError as error:
-        # TensorFlow fixes this when its first op runs; a host program may have run one before us.
-        note = f"GPU memory growth stays as it is, the devices have started already: {first_line(error)}"
-        _log.info("%s", note)
-        return note
-    return f"memory growth on for {len(gpus)} GPU{'s' if len(gpus) > 1 else ''}"
-
-
-def call_rows(compiled: CompiledModel, images: npt.NDArray[Any]) -> Scores:
+def call_rows(compiled: CompiledModel, images: npt.NDArray[Any], device: str | None = None) -> Scores:
     """Call a model once, copy its answer to the host once, and hold it to one row an image.
 
     Args:
         compiled: The model.
         images: N images, or N byte strings.
+        device: TensorFlow's name of the device to work on; None leaves it to TensorFlow.
 
     Returns:
         float32[N, C].
@@ -277,9 +305,19 @@ def call_rows(compiled: CompiledModel, images: npt.NDArray[Any]) -> Scores:
             a smaller batch that happens to come out right would prove nothing.
     """
     try:
-        return as_rows(compiled.call(to_tensor(images)).numpy(), len(images))
+        return as_rows(call_on(compiled, images, device).numpy(), len(images))
     except ModelError as error:
         raise RunError(ExitCode.WRONG_INPUT, str(error)) from error
+
+
+def call_on(compiled: CompiledModel, images: npt.NDArray[Any], device: str | None) -> Any:
+    """Call a model on a device; return the tensor as it lies there."""
+    import tensorflow as tf
+
+    # Made outside: texts have no place on a GPU.
+    tensor = to_tensor(images)
+    with tf.device(device):
+        return compiled.call(tensor)
 
 
 def to_tensor(images: npt.NDArray[Any]) -> Any:

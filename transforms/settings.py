@@ -4,9 +4,12 @@ All of them are frozen, picklable and refuse unknown keys. A field's description
 JSON Schema, `score-images config --schema` and docs/configuration.md are made from it.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+
+_DEVICE = r"^(auto|cpu|gpu|gpu:[0-9]{1,3})$"
 
 Colour = Annotated[int, Field(ge=0, le=255)]
 
@@ -28,6 +31,8 @@ class DecodeSettings(Settings):
     """Pixels times progressive scans of a JPEG: a limit on the time of its decoding: too_many_pixels."""
     background: tuple[Colour, Colour, Colour] = (255, 255, 255)
     """RGB colour that transparent pixels are composed on, 0 to 255 each."""
+    jpeg_scaling: Literal["auto", "off"] = "auto"
+    """TODO"""
 
 
 class PreprocessSettings(Settings):
@@ -108,6 +113,28 @@ class ModelSettings(Settings):
     """Load a .keras file that carries Python code (a Lambda layer). Only for files of your own making."""
     hub_cache: str | None = None
     """Where downloaded models are kept; left out, TFHUB_CACHE_DIR or TensorFlow Hub's own default."""
+    device: str = Field(default="auto", json_schema_extra={"pattern": _DEVICE})
+    """auto takes all GPUs there are, else the CPU; cpu never touches a GPU; gpu takes all GPUs and gpu:N that one,
+    and a run does not start where it is not there. With SCORE_IMAGES_PROCESS_ORDINAL in the environment, auto and
+    gpu take the one GPU of that number: for several processes on one machine."""
+    calls_in_flight: int = Field(default=1, ge=1, le=16)
+    """Calls of the model at a time on each device."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """What convolutions and matrix products compute in; the last layer and all results stay float32. bfloat16 is for
+    GPUs and for CPUs that know it, float16 for GPUs. Compared with float32 when the model is loaded."""
+    xla: bool = False
+    """Compile the model with XLA: minutes at the start for some models. Compared with the plain model when it is
+    loaded."""
+    precision_tolerance: float = Field(default=0.02, ge=0, le=1)
+    """The largest difference that precision or xla may make to a probability of the images of noise and of soft
+    shapes that they are compared on; beyond it the run does not start."""
+
+    @field_validator("device")
+    @classmethod
+    def _check_device(cls, device: str) -> str:
+        if not re.fullmatch(_DEVICE, device):
+            raise ValueError(f"device must be auto, cpu, gpu or gpu:N (N from 0), got {device!r}")
+        return device
 
 
 class LabelSettings(Settings):
