@@ -523,7 +523,7 @@ preprocess = PreprocessSettings(value_range="0_255")
 fit(np.zeros((300, 300, 3), np.uint8), preprocess, 224, 224)
 open("/proc/self/clear_refs", "w").write("5")
 before = peak()
-load_image(data, DecodeSettings(max_decode_bytes=2**40), preprocess, 224, 160)
+load_image(data, DecodeSettings(max_decode_bytes=2**40, jpeg_scaling="off"), preprocess, 224, 160)
 print(peak() - before + len(data), decode_cost(probe(data), len(data)))
 """
 

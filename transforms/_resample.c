@@ -67,6 +67,11 @@ static double sinc(double x) {
 
 static double lanczos3(double x) { return x >= -3.0 && x < 3.0 ? sinc(x) * sinc(x / 3.0) : 0.0; }
 
+/* A part of an image, with fractions of pixels: Pillow's box. */
+typedef struct {
+    float left, top, right, bottom;
+} part;
+
 typedef struct {
     const char *name;
     double (*weight)(double);
@@ -81,10 +86,10 @@ static void forget(plan *made) {
     free(made->weights);
 }
 
-/* Which source pixels make each of `size` output pixels out of `from`, and how much of each. Returns 0 where there is
-   no memory. */
-static int make_plan(plan *made, int from, int size, const filter *kind) {
-    double scale = (double)from / size;
+/* Which of `from` source pixels make each of `size` output pixels out of the part from `begin` to `end`, and how much of
+   each. Floats, as Pillow has them: the difference, too, is rounded to one. Returns 0 where there is no memory. */
+static int make_plan(plan *made, int from, float begin, float end, int size, const filter *kind) {
+    double scale = (double)(end - begin) / size;
     double stretch = scale < 1.0 ? 1.0 : scale;
     double support = kind->support * stretch;
     double *exact;
@@ -98,7 +103,7 @@ static int make_plan(plan *made, int from, int size, const filter *kind) {
         return 0;
     }
     for (int at = 0; at < size; at++) {
-        double centre = (at + 0.5) * scale, inverse = 1.0 / stretch, sum = 0.0;
+        double centre = begin + (at + 0.5) * scale, inverse = 1.0 / stretch, sum = 0.0;
         int first = (int)(centre - support + 0.5), last = (int)(centre + support + 0.5);
         int32_t *weights = made->weights + (size_t)at * made->stride;
         first = first < 0 ? 0 : first;
@@ -203,30 +208,32 @@ static void down(const uint8_t *source, Py_ssize_t source_stride, size_t samples
     }
 }
 
-static int resample(const uint8_t *source, Py_ssize_t stride, int source_height, int source_width, uint8_t *target,
-                    int height, int width, const filter *kind) {
+static int resample(const uint8_t *source, Py_ssize_t stride, int source_height, int source_width, part from,
+                    uint8_t *target, int height, int width, const filter *kind) {
     plan rows = {0}, columns = {0};
     uint8_t *between = NULL, *block = NULL;
     int done = 0;
-    if (source_width != width) {
+    int horizontal = source_width != width || from.left != 0 || from.right != source_width;
+    int vertical = source_height != height || from.top != 0 || from.bottom != source_height;
+    if (horizontal) {
         uint8_t *to = target;
-        if (source_height != height) {
+        if (vertical) {
             to = between = malloc((size_t)source_height * (size_t)width * CHANNELS);
         }
         block = calloc((size_t)source_width * LANES + 16, 1);
-        if (!to || !block || !make_plan(&rows, source_width, width, kind)) {
+        if (!to || !block || !make_plan(&rows, source_width, from.left, from.right, width, kind)) {
             goto end;
         }
         across(source, stride, source_width, source_height, to, width, &rows, block);
         source = to;
         stride = (Py_ssize_t)width * CHANNELS;
     }
-    if (source_height != height) {
-        if (!make_plan(&columns, source_height, height, kind)) {
+    if (vertical) {
+        if (!make_plan(&columns, source_height, from.top, from.bottom, height, kind)) {
             goto end;
         }
         down(source, stride, (size_t)width * CHANNELS, target, height, &columns);
-    } else if (source_width == width) {
+    } else if (!horizontal) {
         for (int y = 0; y < height; y++) {
             memcpy(target + (size_t)y * width * CHANNELS, source + y * stride, (size_t)width * CHANNELS);
         }
@@ -255,14 +262,30 @@ static int check(const Py_buffer *view, const char *name, int contiguous) {
     return 1;
 }
 
+static int check_part(part *from, const Py_buffer *source, int whole) {
+    if (whole) {
+        from->right = (float)source->shape[1];
+        from->bottom = (float)source->shape[0];
+    }
+    /* Written so that nan fails, too. */
+    if (from->left >= 0 && from->top >= 0 && from->left < from->right && from->top < from->bottom &&
+        from->right <= source->shape[1] && from->bottom <= source->shape[0]) {
+        return 1;
+    }
+    PyErr_SetString(PyExc_ValueError, "the part must have a size and lie inside source");
+    return 0;
+}
+
 static PyObject *resample_py(PyObject *module, PyObject *arguments) {
     PyObject *source_object, *target_object, *result = NULL;
     const char *name;
     const filter *kind = NULL;
+    part from = {0, 0, 0, 0};
     Py_buffer source, target;
     int done;
     (void)module;
-    if (!PyArg_ParseTuple(arguments, "OOs", &source_object, &target_object, &name)) {
+    if (!PyArg_ParseTuple(arguments, "OOs|(ffff)", &source_object, &target_object, &name, &from.left, &from.top,
+                          &from.right, &from.bottom)) {
         return NULL;
     }
     for (size_t i = 0; i < sizeof FILTERS / sizeof FILTERS[0]; i++) {
@@ -280,9 +303,10 @@ static PyObject *resample_py(PyObject *module, PyObject *arguments) {
         PyBuffer_Release(&source);
         return NULL;
     }
-    if (check(&source, "source", 0) && check(&target, "target", 1)) {
+    if (check(&source, "source", 0) && check(&target, "target", 1) &&
+        check_part(&from, &source, PyTuple_GET_SIZE(arguments) == 3)) {
         Py_BEGIN_ALLOW_THREADS;
-        done = resample(source.buf, source.strides[0], (int)source.shape[0], (int)source.shape[1], target.buf,
+        done = resample(source.buf, source.strides[0], (int)source.shape[0], (int)source.shape[1], from, target.buf,
                         (int)target.shape[0], (int)target.shape[1], kind);
         Py_END_ALLOW_THREADS;
         if (done) {
@@ -298,8 +322,9 @@ static PyObject *resample_py(PyObject *module, PyObject *arguments) {
 
 static PyMethodDef METHODS[] = {
     {"resample", resample_py, METH_VARARGS,
-     "resample(source, target, filter)\n\nFill target, uint8[h, w, 3], with source, uint8[H, W, 3], resampled by "
-     "box, bilinear, bicubic or lanczos.\n\nRaises:\n    ValueError: Another shape, layout or filter.\n    "
+     "resample(source, target, filter[, part])\n\nFill target, uint8[h, w, 3], with source, uint8[H, W, 3], or its "
+     "part (left, top, right, bottom), in fractions of pixels, resampled by box, bilinear, bicubic or lanczos.\n\n"
+     "Raises:\n    ValueError: Another shape, layout or filter, or a part that lies outside.\n    "
      "MemoryError: Its working memory cannot be had."},
     {NULL, NULL, 0, NULL}};
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from transforms.headers import ImageHeader
-from transforms.images import Pixels, admit, decode_image, jpeg_orientation
+from transforms.images import Pixels, admit, decode_image
+from transforms.orientation import jpeg_orientation
 from transforms.records import ImageInfo
 from transforms.settings import DecodeSettings
 

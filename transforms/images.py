@@ -36,10 +36,11 @@ from PIL import (
 from transforms.bmp_rle import decode_bmp_rle
 from transforms.errors import FailureCode, ImageError
 from transforms.headers import ImageHeader, jpeg_segments, probe
+from transforms.orientation import FROM_BOTTOM, FROM_RIGHT, SWAPPED, jpeg_orientation, pillow_orientation, turn
 from transforms.records import ImageInfo
 from transforms.resizing import fit
+from transforms.scaling import Scaled, find_factor, fit_scaled
 from transforms.settings import DecodeSettings, PreprocessSettings
-from transforms.tiff_directories import read_orientation
 
 Pixels = npt.NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -65,7 +66,6 @@ _PILLOW: dict[str, type[ImageFile.ImageFile]] = {
 
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 """APP1 to APP15 without Adobe's APP14, which tells the colour space, and comments."""
-_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([1-8])')
 _BAND_PIXELS = 1 << 16
 """Pixels that are converted at once: more need more memory beside the picture, fewer more calls."""
 
@@ -84,7 +84,7 @@ def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettin
 
     Args:
         data: The encoded file, whole.
-        decode: Limits and background.
+        decode: Limits, background, and whether a large JPEG may be scaled down while it is decoded.
         preprocess: Crop and resize.
         height: Rows of the model's input.
         width: Columns of the model's input.
@@ -95,11 +95,17 @@ def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettin
     Raises:
         ImageError: With the code that belongs into the failures table.
     """
-    decoded = decode_image(data, decode)
+    header = admit(data, decode)
     try:
+        if header.format == "jpeg" and decode.jpeg_scaling == "auto":
+            scaled = _decode_scaled(data, header, preprocess, height, width)
+            if scaled is not None:
+                info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
+                return Decoded(fit_scaled(scaled, preprocess, height, width), info)
+        decoded = _decode_admitted(data, header, decode)
         return Decoded(fit(decoded.pixels, preprocess, height, width), decoded.info)
     except MemoryError as error:
-        raise _out_of_memory(decoded.info.width, decoded.info.height) from error
+        raise _out_of_memory(header.width, header.height) from error
 
 
 def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
@@ -117,11 +123,9 @@ def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
     """
     header = admit(data, settings)
     try:
-        pixels, decoder = _decode(data, header, settings)
+        return _decode_admitted(data, header, settings)
     except MemoryError as error:
         raise _out_of_memory(header.width, header.height) from error
-    height, width = pixels.shape[:2]
-    return Decoded(pixels, ImageInfo(width, height, header.format, len(data), decoder))
 
 
 def admit(data: bytes, settings: DecodeSettings) -> ImageHeader:
@@ -146,7 +150,8 @@ def decode_cost(header: ImageHeader, size_bytes: int) -> int:
 
     Most formats need 7 bytes a pixel: Pillow's picture has 4, ours 3; so it is while decoding by Pillow, and again
     while resizing without the compiled kernel. A JPEG may go to Pillow, too. The others were measured at their
-    decoders' worst.
+    decoders' worst. That a JPEG may be scaled down while it is decoded does not count: when simplejpeg refuses it,
+    Pillow decodes it in full, and which images a run accepts must not hang on how it crops.
 
     Args:
         header: What the probe found.
@@ -188,12 +193,34 @@ def _out_of_memory(width: int, height: int) -> ImageError:
     return ImageError(FailureCode.TOO_MANY_PIXELS, f"{width}x{height} pixels need more memory than there is")
 
 
+def _decode_scaled(
+    data: bytes, header: ImageHeader, preprocess: PreprocessSettings, height: int, width: int
+) -> Scaled | None:
+    """Decode a JPEG at a fraction of its size, or return None where that may not be or simplejpeg refuses it."""
+    orientation = jpeg_orientation(data)
+    rows, columns = (header.width, header.height) if orientation in SWAPPED else (header.height, header.width)
+    factor = find_factor(rows, columns, preprocess, height, width)
+    if factor == 1:
+        return None
+    pixels = _decode_simplejpeg(data, header, factor)
+    if pixels is None:
+        return None
+    turned = turn(pixels, orientation)
+    return Scaled(turned, factor, rows, columns, orientation in FROM_BOTTOM, orientation in FROM_RIGHT)
+
+
+def _decode_admitted(data: bytes, header: ImageHeader, settings: DecodeSettings) -> Decoded:
+    pixels, decoder = _decode(data, header, settings)
+    height, width = pixels.shape[:2]
+    return Decoded(pixels, ImageInfo(width, height, header.format, len(data), decoder))
+
+
 def _decode(data: bytes, header: ImageHeader, settings: DecodeSettings) -> tuple[Pixels, str]:
     """Ask the decoders in turn; return RGB as displayed, C-contiguous, and who has decoded it."""
     if header.format == "jpeg":
         pixels = _decode_simplejpeg(data, header)
         if pixels is not None:
-            return pixels, "simplejpeg"
+            return turn(pixels, jpeg_orientation(data)), "simplejpeg"
     if header.encoding in ("rle4", "rle8"):
         return decode_bmp_rle(data, header), "score-images"
     if header.format == "heif":
@@ -201,18 +228,23 @@ def _decode(data: bytes, header: ImageHeader, settings: DecodeSettings) -> tuple
     return _decode_pillow(data, header, settings), "pillow"
 
 
-def _decode_simplejpeg(data: bytes, header: ImageHeader) -> Pixels | None:
+def _decode_simplejpeg(data: bytes, header: ImageHeader, factor: int = 1) -> Pixels | None:
     """Decode a JPEG whose every byte is as it should be, or return None: another decoder may read it or say why not.
 
-    CMYK is left to Pillow, which knows Adobe's inverted inks.
+    CMYK is left to Pillow, which knows Adobe's inverted inks. The factor is 1, 2 or 4.
     """
     if header.components == 4:
         return None
     try:
-        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+        if factor == 1:
+            full: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+            return full
+        height, width = -(-header.height // factor), -(-header.width // factor)
+        # It takes the smallest of libjpeg's scales, all of them eighths, that has this size or more.
+        scaled: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
         return None
-    return _turn(pixels, jpeg_orientation(data))
+    return scaled if scaled.shape[:2] == (height, width) else None
 
 
 def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -> Pixels:
@@ -224,12 +256,12 @@ def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -
         if header.format == "png":
             _mend_transparent_colour(image, header.bits)
         pixels = _compose(image, header.bits, settings.background)
-        orientation = jpeg_orientation(data) if header.format == "jpeg" else _pillow_orientation(image)
+        orientation = jpeg_orientation(data) if header.format == "jpeg" else pillow_orientation(image)
     except ImageError:
         raise
     except Exception as error:  # on hostile bytes Pillow raises nearly every built-in exception
         raise _refusal(error, header, len(data)) from error
-    return _turn(pixels, orientation)
+    return turn(pixels, orientation)
 
 
 def _without_metadata(data: bytes) -> bytes:
@@ -337,52 +369,3 @@ def _grey16(image: Image.Image, bits: int, background: Colour) -> Pixels:
     if "transparency" in image.info:
         pixels[samples == image.info["transparency"]] = background
     return pixels
-
-
-def jpeg_orientation(data: bytes) -> int:
-    """Read the orientation of a JPEG whose header has been probed."""
-    exif = xmp = b""
-    for marker, start, end in jpeg_segments(data):
-        if marker == 0xE1 and not exif and data.startswith(b"Exif\x00\x00", start):
-            exif = data[start:end]
-        elif marker == 0xE1 and data.startswith(b"http://ns.adobe.com/xap/1.0/\x00", start):
-            xmp = data[start:end]
-    return _orientation(exif, xmp)
-
-
-def _pillow_orientation(image: ImageFile.ImageFile) -> int:
-    """Read the orientation of a loaded image from what Pillow has kept of its metadata."""
-    if image.format == "TIFF":
-        return 1  # Pillow has turned it while loading
-    exif = image.info.get("exif", b"")
-    if "Raw profile type exif" in image.info:  # ImageMagick's way to keep EXIF in a PNG
-        exif = _from_hex(image.info["Raw profile type exif"])
-    xmp = image.info.get("XML:com.adobe.xmp") or image.info.get("xmp") or b""
-    return _orientation(exif, xmp.encode() if isinstance(xmp, str) else xmp)
-
-
-def _from_hex(profile: str) -> bytes:
-    """Read ImageMagick's text: an empty line, a name, a length, then hexadecimal digits; b"" where it is none."""
-    try:
-        return bytes.fromhex("".join(profile.split("\n")[3:]))
-    except ValueError:
-        return b""
-
-
-def _orientation(exif: bytes, xmp: bytes) -> int:
-    """Return EXIF's orientation, 1 to 8, or else XMP's; 1 where neither says one that makes sense."""
-    orientation = read_orientation(exif)
-    match = _XMP_ORIENTATION.search(xmp) if orientation is None else None
-    return int(match[1]) if match else orientation or 1
-
-
-def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Turn and mirror as EXIF orientation 1 to 8 says; other values turn nothing."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    # A copy, not the view: whoever needed a copy later would hold both.
-    return np.ascontiguousarray(pixels)
