@@ -32,7 +32,7 @@ from transforms.settings import (
 _LOG = logging.getLogger(__name__)
 
 # Raise it when pixels or scores of the same image change with the same settings: earlier rows are then not reused.
-PIXELS_REVISION = 1
+PIXELS_REVISION = 2
 _PROBE_IMAGES, _PROBE_SIZE = 4, 64
 
 # uint8[N, H, W, 3], or object[N] of encoded bytes.
@@ -237,6 +237,7 @@ class Scorer:
                     "width": self.classifier.width,
                     "preprocess": plan.preprocess.model_dump(mode="json", exclude={"height", "width"}),
                     "background": plan.decode.background,
+                    "jpeg_scaling": plan.decode.jpeg_scaling,
                 }
             ),
             "scoring": fingerprint(
