@@ -39,7 +39,7 @@ from transforms.headers import ImageHeader, jpeg_segments, probe
 from transforms.orientation import FROM_BOTTOM, FROM_RIGHT, SWAPPED, jpeg_orientation, pillow_orientation, turn
 from transforms.records import ImageInfo
 from transforms.resizing import fit
-from transforms.scaling import Scaled, find_factor, fit_scaled
+from transforms.scaling import SMALLEST_SHARE, Scaled, find_factor, fit_scaled
 from transforms.settings import DecodeSettings, PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
@@ -197,6 +197,8 @@ def _decode_scaled(
     data: bytes, header: ImageHeader, preprocess: PreprocessSettings, height: int, width: int
 ) -> Scaled | None:
     """Decode a JPEG at a fraction of its size, or return None where that may not be or simplejpeg refuses it."""
+    if max(header.width, header.height) < SMALLEST_SHARE * min(height, width):
+        return None  # most photos: they need not be searched for their orientation twice
     orientation = jpeg_orientation(data)
     rows, columns = (header.width, header.height) if orientation in SWAPPED else (header.height, header.width)
     factor = find_factor(rows, columns, preprocess, height, width)
