@@ -35,7 +35,7 @@ class DecodeSettings(Settings):
     """Whether a JPEG at least six times as large as the model's input, each way, is scaled down while it is decoded, to
     no less than three times that input, in half the time. auto does so for bicubic, bilinear and lanczos. On 434 files
     of 4 to 24 megapixels it moved the probability of EfficientNet-Lite0's answer by 0.003 to 0.005 in the mean, none by
-    more than 0.03, and turned 1% of the answers, where two classes were as near as that; one step of 255 more or less
+    more than 0.03, and turned 1% of the answers, of classes within 0.06 of each other; one step of 255 more or less
     in 30% of the model's input moved it by 0.01 to 0.02 and turned 4%. off decodes all in full. Limits are those of
     the full size either way."""
 
