@@ -7,8 +7,8 @@ three eighths as long as a half. One eighth is the mean of each block, which blu
 Two things decide what the model notices; tests/benchmarks/limits/jpeg_scaling.py tells how much.
 
 - The scaled picture has to be LEAST_SHARE times as large as what the resizing makes of it, or larger. The pixels of
-  the model's input then differ by 0.13 to 0.2 of 255 in the mean, at twice by 0.2 to 0.5, at one and a half by 0.7; four
-  times is no better than three, for what is left is the rounding to whole steps.
+  the model's input then differ by 0.13 to 0.2 of 255 in the mean, at twice by 0.2 to 0.5, at one and a half by 0.7;
+  four times is no better than three, for what is left is the rounding to whole steps.
 - The crop has to lie where it lies in the original, which is between pixels of the scaled picture. At whole pixels it
   would move by up to half of one: 1.5 to 2.2 of 255. So here the resizing is given fractions.
 
