@@ -7,7 +7,7 @@ COPY constraints.txt setup.py pyproject.toml README.md LICENSE ./
 COPY transforms transforms
 COPY pipeline pipeline
 COPY configs configs
-# The compiler is for transforms/_resample.c only, and gone from the layer again.
+# The compiler is for transforms/_resample.c and _softmax.c only, and gone from the layer again.
 RUN apt-get update && apt-get install -y --no-install-recommends gcc libc6-dev \
     && pip install --no-cache-dir -c constraints.txt . \
     && apt-get purge -y --auto-remove gcc libc6-dev && rm -rf /var/lib/apt/lists/* \

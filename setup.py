@@ -53,7 +53,14 @@ setup(
             ["transforms/_resample.c"],
             extra_compile_args=["-O3", "-ffp-contract=off"],
             optional=True,
-        )
+        ),
+        # Without a compiler numpy computes it, to the same last place and later.
+        Extension(
+            "transforms._softmax",
+            ["transforms/_softmax.c"],
+            extra_compile_args=["-O3", "-ffp-contract=off", "-fno-trapping-math"],
+            optional=True,
+        ),
     ],
     package_data={"pipeline.demo": ["*.txt"]},
     # The complete, commented configurations travel with a wheel, too.

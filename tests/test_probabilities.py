@@ -1,6 +1,12 @@
 """Softmax, sigmoid, top-k, margin and entropy against exact references and slow obvious versions."""
 
+import functools
+import importlib
 import re
+import shutil
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 import ml_dtypes
 import mpmath
@@ -15,6 +21,25 @@ from hypothesis.extra import numpy as hnp
 from transforms import probabilities as pb
 
 INF, NAN = np.inf, np.nan
+_LOOK_FOR_KERNEL = pb.compiled
+
+
+@pytest.fixture(
+    params=[
+        "numpy",
+        pytest.param("compiled", marks=pytest.mark.skipif(pb.compiled() is None, reason="there was no C compiler")),
+    ],
+    scope="module",
+    autouse=True,
+)
+def kernel(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds with the compiled softmax and without."""
+    found = pb.compiled
+    if request.param == "numpy":
+        pb.compiled = lambda: None  # type: ignore[assignment]
+    yield
+    pb.compiled = found
+
 
 # Half a unit in the last place: the distance of the correctly rounded float32 from the exact value.
 HALF_ULP = 2.0**-24
@@ -99,6 +124,55 @@ def test_a_hundred_thousand_classes_are_exact_and_sum_to_one() -> None:
             assert_rounded(p[0, i : i + 1], np.array([float(mpmath.exp(mpmath.mpf(float(x[0, i]))) / total)]))
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=1e-6)
     np.testing.assert_allclose(p.sum(axis=1, dtype=np.float64), 1, atol=1e-7)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler here")
+def test_kernel_is_built_where_there_is_a_compiler() -> None:
+    """The build may fail without stopping the installation: here it must not."""
+    assert importlib.import_module("transforms._softmax").softmax is not None
+
+
+@pytest.mark.parametrize("classes", [1, 2, 3, 15, 16, 17, 31, 1000, 4099])
+@pytest.mark.parametrize("scale", [0.1, 3, 30, 1000])
+def test_numpy_and_the_kernel_return_the_same_bits(classes: int, scale: float) -> None:
+    """Whether a machine had a compiler shows in the time it takes and nowhere else; read-only and strided input too."""
+    softmax = pytest.importorskip("transforms._softmax").softmax
+    x = np.random.default_rng(classes).normal(0, scale, (40, classes)).astype(np.float32)
+    x.flags.writeable = False
+    out = np.empty_like(x)
+    softmax(x, out)
+    np.testing.assert_array_equal(pb.softmax(x), out)
+    np.testing.assert_array_equal(pb.softmax(x[::2]), out[::2])
+    np.testing.assert_array_equal(pb.softmax(np.asfortranarray(x)), out)
+
+
+@pytest.mark.parametrize(
+    ("logits", "target"),
+    [
+        (np.zeros((2, 3), np.float32), np.zeros((2, 4), np.float32)),  # another width
+        (np.zeros((2, 3), np.float32), np.zeros((3, 3), np.float32)),  # another length
+        (np.zeros((2, 3), np.int32), np.zeros((2, 3), np.float32)),  # whole numbers
+        (np.zeros((2, 3), np.float32), np.zeros((2, 3), np.float64)),  # too wide
+        (np.zeros(3, np.float32), np.zeros(3, np.float32)),  # no rows
+        (np.zeros((2, 0), np.float32), np.zeros((2, 0), np.float32)),  # no classes
+    ],
+)
+def test_kernel_refuses_what_it_would_read_wrongly(logits: npt.NDArray[Any], target: npt.NDArray[Any]) -> None:
+    """C believes what it is told, so it is checked."""
+    softmax = pytest.importorskip("transforms._softmax").softmax
+    with pytest.raises(ValueError, match=re.escape("logits and target must be float32[N, C] of one shape")):
+        softmax(logits, target)
+
+
+def test_missing_kernel_is_told_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without a compiler says why it is slower."""
+    monkeypatch.setitem(sys.modules, "transforms._softmax", None)
+    look = functools.cache(_LOOK_FOR_KERNEL.__wrapped__)
+    assert look() is None
+    assert look() is None
+    (record,) = caplog.records
+    assert "softmax is computed by numpy" in record.message
+    assert "apt-get install gcc" in record.message
 
 
 def test_one_class_has_all_the_probability() -> None:
