@@ -65,7 +65,6 @@ class PartWriter:
         self._schema = _with_metadata(schema, metadata)
         self._settings = settings
         self._clock = clock
-        self._dictionaries = [number for number, field in enumerate(schema) if pa.types.is_dictionary(field.type)]
         self._pending: list[pa.RecordBatch] = []
         self._pending_bytes = 0
         self._file: _OpenFile | None = None
@@ -87,7 +86,7 @@ class PartWriter:
             return self._finished()
         if self._file is None:
             self._file = _OpenFile(self._folder, self._table, self._schema, self._settings, self._clock(), self._store)
-        size = self._row_bytes(batch)
+        size = _row_bytes(batch)
         self._pending.append(batch)
         self._pending_bytes += size
         self._file.raw_bytes += size
@@ -115,11 +114,6 @@ class PartWriter:
         self._encode.settle()
         self._store.settle()
         return self._finished()
-
-    def _row_bytes(self, batch: pa.RecordBatch) -> int:
-        # Without dictionaries: every batch shares the labels, and counting them each time made row groups too small.
-        shared = sum(batch.column(number).dictionary.nbytes for number in self._dictionaries)
-        return int(batch.nbytes - shared)
 
     def _write_row_group(self, file: "_OpenFile") -> None:
         if self._pending:
@@ -154,6 +148,12 @@ def write_empty_file(
     """Write a part file without rows, so that a table without rows can be queried."""
     store = Background(f"store-{table}", _STORE_BYTES)
     return _OpenFile(folder, table, _with_metadata(schema, metadata), settings, 0.0, store).close().result()
+
+
+def _row_bytes(batch: pa.RecordBatch) -> int:
+    # Without dictionaries: every batch shares the labels, and counting them each time made row groups too small.
+    columns = (column.indices if pa.types.is_dictionary(column.type) else column for column in batch.columns)
+    return sum(column.nbytes for column in columns)
 
 
 def _with_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
