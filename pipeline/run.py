@@ -218,6 +218,7 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
         "activation": scorer.meaning.activation,
         "activation_reason": scorer.meaning.reason,
         "fingerprints": scorer.fingerprints,
+        "execution": scorer.execution,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-_FIRST = 8
+FIRST = 8
 _LEAST_GAIN = 0.05
 # A short call is timed twice, a long one once: it varies less, and costs start-up.
 _REPEATS, _LONG_SECONDS = 2, 0.02
@@ -40,6 +40,7 @@ def choose_batch_size(
     is_out_of_memory: Callable[[Exception], bool],
     *,
     largest: int,
+    first: int = FIRST,
     budget_seconds: float = 0.4,
     clock: Callable[[], float] = time.perf_counter,
 ) -> BatchChoice:
@@ -53,6 +54,7 @@ def choose_batch_size(
         call: Runs the model on that many images.
         is_out_of_memory: Tells whether an exception of call means that the size is too large.
         largest: No size over it is tried.
+        first: The size to begin with, a power of two.
         budget_seconds: No size is tried that would end later, the first one excepted.
         clock: Seconds, monotonic.
 
@@ -64,7 +66,7 @@ def choose_batch_size(
     best: Measured | None = None
     without_gain = 0
     end = f"the largest size allowed is {largest}"
-    size = min(_FIRST, 1 << (largest.bit_length() - 1))
+    size = min(first, 1 << (largest.bit_length() - 1))
     while True:
         try:
             measured.append(_measure(call, size, clock))
@@ -106,3 +108,19 @@ def _measure(call: Callable[[int], object], size: int, clock: Callable[[], float
         if fastest > _LONG_SECONDS:
             break
     return Measured(size, fastest / size)
+
+
+def padded_size(images: int, most: int) -> int:
+    """Return how many images a call is filled up to where every new size costs a compilation.
+
+    Args:
+        images: How many there are, 1 to most.
+        most: Images a call at most.
+
+    Returns:
+        The next power of two, but no more than most: log2(most) + 1 sizes in all, rounded up.
+
+    >>> [padded_size(images, 48) for images in (1, 3, 32, 33, 48)]
+    [1, 4, 32, 48, 48]
+    """
+    return min(1 << (images - 1).bit_length(), most)

@@ -4,6 +4,7 @@ load_model turns any supported model into a Classifier; describe_model says what
 it for work. Softmax, labels and the meaning of the scores live in probabilities.py.
 """
 
+import copy
 import hashlib
 import logging
 import math
@@ -28,10 +29,11 @@ from transforms.freezing import (
     read_layout,
 )
 from transforms.model_formats import open_model
-from transforms.model_interface import OpenModel, TensorDescription
+from transforms.model_interface import OpenModel, TensorDescription, first_line
 from transforms.model_sources import local_path
 from transforms.saved_models import read_asset_labels
 from transforms.settings import ModelSettings, PreprocessSettings
+from transforms.variants import asked_variant, compile_variant
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,26 @@ class Classifier:
         self.takes_bytes = description.layout == "bytes"
         self.devices = devices
         self.compiled = compiled
+
+    def variant(self, settings: ModelSettings) -> "Classifier":
+        """Return the same model as precision and xla of the settings want it run; this one stays as it is.
+
+        Raises:
+            ModelError: It has no such variant.
+        """
+        import tensorflow as tf
+
+        other = copy.copy(self)
+        other.compiled = compile_variant(self.compiled, settings, on_gpu=self.devices.are_gpus)
+        if not self.takes_bytes:
+            try:
+                other.predict(np.zeros((1, self.height, self.width, 3), np.uint8))
+            except tf.errors.OpError as error:
+                raise ModelError(
+                    f"TensorFlow cannot run this model as {asked_variant(settings)} on this machine "
+                    f"({first_line(error)}); leave model.precision and model.xla out"
+                ) from error
+        return other
 
     def predict(self, pixels: Pixels, device: str | None = None) -> Scores:
         """Run the model on a batch of images.

@@ -1,9 +1,7 @@
 """Score batches with one loaded model: from pixels to rows of the scores table, or failures that say why not."""
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,12 +11,14 @@ import pyarrow as pa
 
 from transforms import calibration, interpretation, probabilities, storage, tables
 from transforms.batch_size import BatchChoice, choose_batch_size
+from transforms.devices import DeviceSlots
 from transforms.encoded import encode_png
-from transforms.errors import ConfigError, FailureCode, RunError, Stage
+from transforms.errors import ConfigError, FailureCode, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
 from transforms.loading import load_rows
-from transforms.models import Classifier, load_model
+from transforms.models import Classifier, fill_up, load_model
+from transforms.predicting import Answers, BatchPredictor, Pixels, Predict, is_out_of_memory
 from transforms.records import Failure, ImageBatch, now_us
 from transforms.settings import (
     CalibrationSettings,
@@ -28,16 +28,15 @@ from transforms.settings import (
     PreprocessSettings,
     ResultSettings,
 )
+from transforms.variants import asked_variant, compare, comparison_images, judge
 
 _LOG = logging.getLogger(__name__)
 
 # Raise it when pixels or scores of the same image change with the same settings: earlier rows are then not reused.
 PIXELS_REVISION = 2
 _PROBE_IMAGES, _PROBE_SIZE = 4, 64
-
-# uint8[N, H, W, 3], or object[N] of encoded bytes.
-Pixels = npt.NDArray[Any]
-Predict = Callable[[Pixels], npt.NDArray[np.float32]]
+# Where every size is planned or compiled first, that alone would use up the usual time, and end at the first size.
+_MEASURE_COMPILED: dict[str, Any] = {"first": 16, "budget_seconds": 30.0}
 
 
 @dataclass(frozen=True)
@@ -68,81 +67,20 @@ class ScoredBatch(NamedTuple):
     failures: list[Failure]
     """Images that the model could not score."""
     model_ms: float
-    """Wall time of the model, in milliseconds."""
+    """Wall time of the model and of waiting for its device, in milliseconds."""
     out_of_memory: int
     """How many calls ran out of memory and were halved."""
 
 
-class Predicted(NamedTuple):
-    """A slice of a batch that the model answered for, or one image that it did not."""
+class PredictedBatch(NamedTuple):
+    """A batch between its two parts."""
 
-    start: int
-    """First image of the slice."""
-    stop: int
-    """One past its last image."""
-    raw: npt.NDArray[np.float32] | None
-    """float32[stop - start, U]; None where the model failed."""
-    error: Exception | None
-    """Why it failed; None where it did not."""
-
-
-class BatchPredictor:
-    """Calls a model so that neither its memory nor one image of a batch costs the other images.
-
-    A batch that runs out of memory is halved, and the cap stays lowered for the life of the process. A batch
-    that fails for another reason is bisected down to the images that cause it.
-
-    Args:
-        predict: uint8[N, H, W, 3] -> float32[N, U].
-        cap: Images a call at most, to begin with.
-    """
-
-    def __init__(self, predict: Predict, cap: int) -> None:
-        self._predict = predict
-        self.cap = cap
-        self.out_of_memory = 0
-
-    def predict(self, pixels: Pixels) -> Iterator[Predicted]:
-        """Yield slices that cover the batch, in order."""
-        yield from self._in_calls(pixels, 0, len(pixels))
-
-    def _in_calls(self, pixels: Pixels, start: int, end: int) -> Iterator[Predicted]:
-        while start < end:
-            stop = min(start + self.cap, end)
-            yield from self._answer(pixels, start, stop)
-            start = stop
-
-    def _answer(self, pixels: Pixels, start: int, stop: int) -> Iterator[Predicted]:
-        try:
-            raw = self._predict(pixels[start:stop])
-        except RunError:
-            raise
-        except Exception as error:  # noqa: BLE001  a model is foreign code: what it raises is a fact of this batch
-            if stop - start == 1:
-                yield Predicted(start, stop, None, error)
-                return
-            half = (stop - start + 1) // 2
-            full = _is_out_of_memory(error)
-            self.out_of_memory += full
-            if full and half < self.cap:
-                self.cap = half
-                _LOG.warning("the device ran out of memory on %d images: from now on %d a call", stop - start, half)
-        else:
-            yield Predicted(start, stop, raw, None)
-            return
-        if full:
-            # By the cap, which falls on the way: a half that is still too large is not tried a second time.
-            yield from self._in_calls(pixels, start, start + half)
-            yield from self._in_calls(pixels, start + half, stop)
-        else:
-            yield from self._answer(pixels, start, start + half)
-            yield from self._answer(pixels, start + half, stop)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    import tensorflow as tf
-
-    return isinstance(error, tf.errors.ResourceExhaustedError)
+    batch: ImageBatch
+    """What is scored."""
+    answers: Answers
+    """What the model said."""
+    model_ms: float
+    """Wall time of the model and of waiting for its device, in milliseconds."""
 
 
 class Scorer:
@@ -183,17 +121,32 @@ class Scorer:
             )
         self._label_array = pa.array(self.labels, pa.string()).dictionary_encode()
         self.schema = tables.scores_schema(classes, with_logits=plan.results.logits)
+        plain = self.classifier
+        if asked_variant(plan.model) is not None:
+            self.classifier = plain.variant(plan.model)
         self.batch_choice = self._choose_batch_size()
-        self._predictor = BatchPredictor(self._call_model, self.batch_choice.size)
         _LOG.info("%s", self.batch_choice.reason)
-        # One call in flight: a second one gains nothing on a busy device and doubles its memory.
-        self._device = threading.BoundedSemaphore(1)
+        self.variant_reason = self._compare_with(plain) if self.classifier is not plain else None
+        self._slots = DeviceSlots(self.classifier.devices.names, plan.model.calls_in_flight)
+        self._predictor = BatchPredictor(self._call_slot, self.batch_choice.size, pads=self._pads)
         _LOG.info("loaded model %s in %.1f s", self.classifier.model_id, time.perf_counter() - started)
 
-    def _call_model(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        if self.classifier.takes_bytes:
-            return self.classifier.predict_bytes(pixels.tolist())
-        return self.classifier.predict(pixels)
+    @property
+    def calls_in_flight(self) -> int:
+        """Calls of the model that may run at a time: more threads than that wait for a device."""
+        return self._slots.count
+
+    @property
+    def _pads(self) -> bool:
+        # An accelerator plans, and XLA compiles, every size anew; a CPU would only work for nothing.
+        return self.classifier.fixed_batch is None and (self.classifier.devices.are_gpus or self.plan.model.xla)
+
+    def _call_slot(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        with self._slots.take() as device:
+            return self._call_model(pixels, device)
+
+    def _call_model(self, pixels: Pixels, device: str | None = None) -> npt.NDArray[np.float32]:
+        return _call(self.classifier, pixels, device)
 
     def _choose_batch_size(self) -> BatchChoice:
         if self.classifier.fixed_batch is not None:
@@ -204,10 +157,39 @@ class Scorer:
         noise = self._noise(1)
         return choose_batch_size(
             lambda size: self._call_model(noise.repeat(size, axis=0)),
-            _is_out_of_memory,
+            is_out_of_memory,
             # No call is larger than what is loaded together.
             largest=load_rows(self.classifier.height, self.classifier.width),
+            **(_MEASURE_COMPILED if self._pads else {}),
         )
+
+    def _compare_with(self, plain: Classifier) -> str:
+        """Hold the variant to the plain model, on probabilities; return what was found."""
+        if self.classifier.takes_bytes:
+            images = self._noise(_PROBE_IMAGES)
+        else:
+            images = comparison_images(self.classifier.height, self.classifier.width)
+        size = self.batch_choice.size
+
+        def scores(classifier: Classifier) -> Predict:
+            def predict(pixels: Pixels) -> npt.NDArray[np.float32]:
+                raw = _call(classifier, fill_up(pixels, size))[: len(pixels)]
+                # What is not finite is compared as it is: nothing can be made of it.
+                if not np.isfinite(raw).all():
+                    return raw
+                return interpretation.to_probabilities(raw, self.meaning, self.plan.calibration)
+
+            return predict
+
+        while True:
+            try:
+                compared = compare(scores(plain), scores(self.classifier), images, size, time.perf_counter)
+            except Exception as error:
+                if not is_out_of_memory(error) or size == 1:
+                    raise
+                size //= 2
+            else:
+                return judge(compared, self.plan.model)
 
     def _probe(self) -> npt.NDArray[np.float32]:
         """Return float32[N, U] for a few fixed noise images, to see what the model's output looks like."""
@@ -251,8 +233,19 @@ class Scorer:
                     "labels": list(self.labels),
                     "thresholds": None if self._thresholds is None else self._thresholds.tolist(),
                     "results": plan.results.model_dump(mode="json"),
+                    # Left out where nothing was asked for, so that such scores keep their fingerprint.
+                    **({} if asked_variant(plan.model) is None else {"variant": asked_variant(plan.model)}),
                 }
             ),
+        }
+
+    @property
+    def execution(self) -> dict[str, str | None]:
+        """How the model is run in this process, each with its reason; for the manifest."""
+        return {
+            "devices": self.classifier.devices.reason,
+            "batch_size": self.batch_choice.reason,
+            "variant": self.variant_reason,
         }
 
     def score(self, batch: ImageBatch) -> ScoredBatch:
@@ -265,16 +258,29 @@ class Scorer:
             RunError: The output contradicts what it is declared to be, or has another number of rows than the
                 batch: no row of this model can be trusted.
         """
+        return self.finish(self.predict(batch))
+
+    def predict(self, batch: ImageBatch) -> PredictedBatch:
+        """Do the device's part of score: it may run in a thread beside finish of the batch before.
+
+        Raises:
+            RunError: As score.
+        """
         started = time.perf_counter()
-        with self._device:
-            before = self._predictor.out_of_memory
-            answers = list(self._predictor.predict(batch.pixels))
-            halved = self._predictor.out_of_memory - before
-        model_ms = (time.perf_counter() - started) * 1e3
+        answers = self._predictor.predict(batch.pixels)
+        return PredictedBatch(batch, answers, (time.perf_counter() - started) * 1e3)
+
+    def finish(self, predicted: PredictedBatch) -> ScoredBatch:
+        """Do the host's part of score: from what the model said to rows.
+
+        Raises:
+            RunError: As score.
+        """
+        batch, (slices, halved), model_ms = predicted
         failures: list[Failure] = []
         kept: list[int] = []
         raws: list[npt.NDArray[np.float32]] = []
-        for answer in answers:
+        for answer in slices:
             if answer.raw is None:
                 reason = f"the model failed on this image: {_first_line(answer.error)}"
                 failures.append(_failure(batch, answer.start, FailureCode.MODEL_ERROR, reason))
@@ -322,6 +328,12 @@ class Scorer:
                 **{f"fingerprint.{name}": value for name, value in self.fingerprints.items()},
             }
         )
+
+
+def _call(classifier: Classifier, pixels: Pixels, device: str | None = None) -> npt.NDArray[np.float32]:
+    if classifier.takes_bytes:
+        return classifier.predict_bytes(pixels.tolist(), device)
+    return classifier.predict(pixels, device)
 
 
 def _failure(batch: ImageBatch, row: int, code: FailureCode, reason: str) -> Failure:
