@@ -251,5 +251,5 @@ def test_devices_that_an_exported_model_names_are_not_those_of_this_machine(tmp_
             return {"logits": logits + 1.0}
 
     model = load_model(ModelSettings(path=str(pooled_model(tmp_path / "m", head=head))), PLAIN)
-    assert {op.device for op in model.compiled.flat.graph.get_operations()} == {""}
+    assert {op.device for op in model.compiled.frozen.flat.graph.get_operations()} == {""}
     np.testing.assert_allclose(model.predict(photos(3)), expected_logits(photos(3)) + 1, rtol=1e-4, atol=1e-3)

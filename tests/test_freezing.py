@@ -3,7 +3,6 @@
 import logging
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -79,7 +78,7 @@ def test_graph_that_cannot_be_frozen_keeps_its_model(caplog: pytest.LogCaptureFi
         compiled = compile_function(
             lambda images: tf.reduce_mean(images, [1, 2]) + table.lookup(tf.constant(1, tf.int64))
         )
-    assert (compiled.frozen, compiled.reason) == (False, "it holds 1 lookup table or other resources")
+    assert (compiled.frozen, compiled.reason) == (None, "it holds 1 lookup table or other resources")
     assert compiled.keep_alive is not None
     assert caplog.messages == ["The model runs unfrozen: it holds 1 lookup table or other resources"]
 
@@ -93,7 +92,7 @@ def test_graph_that_freezes_wrongly_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("transforms.freezing.freeze", wrong)
     compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]))
-    assert (compiled.frozen, compiled.reason) == (False, "the frozen graph answers differently than the model")
+    assert (compiled.frozen, compiled.reason) == (None, "the frozen graph answers differently than the model")
     pixels = model_zoo.photos(2)
     np.testing.assert_allclose(compiled.call(tf.constant(pixels)).numpy(), pixels.mean(axis=(1, 2)), rtol=1e-5)
 
@@ -114,14 +113,33 @@ def test_random_model_is_refused() -> None:
 
 def test_error_of_the_converter_is_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever hinders TensorFlow's converter is recorded with its first line."""
+    import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
     def fail(_: Any) -> None:
         raise ValueError("cannot parse\nGraphDef of over 2 GB")
 
-    monkeypatch.setattr(convert_to_constants, "convert_variables_to_constants_v2", fail)
-    concrete = SimpleNamespace(variables=[], captured_inputs=[])
+    monkeypatch.setattr(convert_to_constants, "_replace_variables_by_constants", fail)
+    concrete = tf.function(lambda x: x, input_signature=[tf.TensorSpec([None])]).get_concrete_function()
     assert freeze(concrete) == (None, "TensorFlow cannot turn it into constants: cannot parse")
+
+
+def test_loops_and_branches_freeze() -> None:
+    """Control flow with variables inside becomes a flat graph that answers as the model."""
+    import tensorflow as tf
+
+    weight = tf.Variable([1.0, 2.0, 3.0])
+
+    def score(images: Any) -> Any:
+        mean = tf.map_fn(lambda image: tf.reduce_mean(image, [0, 1]) * weight, images)
+        doubled = tf.while_loop(lambda i, _: i < 2, lambda i, x: (i + 1, x * weight), (0, mean))[1]
+        return tf.cond(tf.reduce_mean(images) > 0, lambda: doubled, lambda: mean)
+
+    compiled = compile_function(score)
+    assert compiled.frozen is not None
+    pixels = model_zoo.photos(5)
+    expected = pixels.mean(axis=(1, 2)) * np.array([1, 8, 27])
+    np.testing.assert_allclose(compiled.call(tf.constant(pixels)).numpy(), expected, rtol=1e-5)
 
 
 def test_non_finite_answers_freeze_too() -> None:
@@ -129,7 +147,7 @@ def test_non_finite_answers_freeze_too() -> None:
     import tensorflow as tf
 
     compiled = compile_function(lambda images: tf.reduce_mean(images, [1, 2]) * [1.0, np.nan, np.inf])
-    assert compiled.frozen
+    assert compiled.frozen is not None
 
 
 def test_batch_norms_are_folded_without_changing_the_answer(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_convolutions_are_lowered_and_the_last_layer_is_not(plain: Classifier, p
     """And what follows a convolution stays low; the mean over the picture and the head are float32."""
     import tensorflow as tf
 
-    flat = plain.compiled.flat
+    flat = plain.compiled.frozen.flat
     lowered = lower_precision(flat.graph, flat.outputs[0], tf.as_dtype(precision))
     types = types_of(lowered)
     for op in ("Conv2D", "DepthwiseConv2dNative", "Relu6"):

@@ -50,31 +50,29 @@ class GraphFacts(NamedTuple):
     """Numbers in its floating-point constants: the parameters of a model that was saved frozen."""
 
 
+class Frozen(NamedTuple):
+    """A function whose variables are constants."""
+
+    call: Callable[[Any], Any]
+    """Takes and returns one tensor; never traced again."""
+    flat: Any
+    """Its graph as a ConcreteFunction without calls of others."""
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledModel:
     """One callable with the preprocessing inside."""
 
     call: Callable[[Any], Any]
     """uint8[N, H, W, 3] (or string[N]) tensor -> float32 tensor; never retraces."""
-    frozen: bool
-    """Whether variables became constants."""
+    frozen: Frozen | None
+    """call and its graph, where the variables became constants."""
     reason: str
     """Why it is frozen or not, in one sentence."""
     probe: npt.NDArray[np.float32]
     """What the model returned for probe_images."""
     keep_alive: object
     """What has to live as long as call is used; None once frozen."""
-    flat: Any = None
-    """The frozen graph as one ConcreteFunction without calls of others; None where it is not frozen."""
-
-
-class Frozen(NamedTuple):
-    """A function whose variables are constants."""
-
-    call: Callable[[Any], Any]
-    """Takes and returns one tensor."""
-    flat: Any
-    """Its graph, as a ConcreteFunction."""
 
 
 def read_layout(model: OpenModel) -> InputLayout:
@@ -215,6 +213,7 @@ def compile_model(
     preprocess: PreprocessSettings,
     size: tuple[int, int],
     device: str | None = None,
+    when_frozen: Callable[[], None] = lambda: None,
 ) -> CompiledModel:
     """Put the preprocessing before the model, try it on an image, and freeze both.
 
@@ -224,6 +223,7 @@ def compile_model(
         preprocess: The declared normalisation.
         size: Height and width in pixels; ignored for a model that takes bytes.
         device: TensorFlow's name of the device to try it on; None leaves it to TensorFlow.
+        when_frozen: Called when TensorFlow is left to work without the interpreter's lock: others may have it.
 
     Returns:
         The frozen graph, or the unfrozen one with the reason. It runs on whatever device it is called on.
@@ -252,24 +252,27 @@ def compile_model(
     try:
         concrete = function.get_concrete_function()
         with ThreadPoolExecutor(1, thread_name_prefix="probe") as pool:
-            # Freezing is Python, the first call is TensorFlow's optimiser: beside each other they take as long as one.
+            # Freezing is Python, the first calls are TensorFlow's optimiser: they run beside each other.
             asked = pool.submit(ask, concrete)
             frozen, reason = freeze(concrete)
+            when_frozen()
+            got = None
+            if frozen is not None:
+                got, reason = _try(ask, frozen.call)
             answer = asked.result()
     except Exception as error:
         raise ModelError(f"the model fails on {what} given as {model.input}: {first_line(error)}") from error
-    if frozen is not None:
-        frozen, reason = _confirm(frozen, concrete, ask, answer)
-    if frozen is None:
-        _log.info("The model runs unfrozen: %s", reason)
-    return CompiledModel(
-        call=frozen.call if frozen else concrete,
-        frozen=frozen is not None,
-        reason=reason,
-        probe=answer,
-        keep_alive=None if frozen else (function, model),
-        flat=frozen.flat if frozen else None,
-    )
+    if got is not None and not alike(got, answer):
+        if not alike(ask(concrete), answer):
+            raise ModelError(
+                "the model answers differently each time it sees the same image: dropout or noise is left on, and no "
+                "row could be trusted; export it for inference (training=False)"
+            )
+        got, reason = None, "the frozen graph answers differently than the model"
+    if frozen is not None and got is not None:
+        return CompiledModel(call=frozen.call, frozen=frozen, reason=reason, probe=answer, keep_alive=None)
+    _log.info("The model runs unfrozen: %s", reason)
+    return CompiledModel(call=concrete, frozen=None, reason=reason, probe=answer, keep_alive=(function, model))
 
 
 def read_graph(model: OpenModel) -> GraphFacts:
@@ -299,7 +302,6 @@ def freeze(concrete: Any) -> tuple[Frozen | None, str]:
         The frozen function, or None; and the reason in one sentence.
     """
     import tensorflow as tf
-    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
     handles = {id(variable.handle) for variable in concrete.variables}
     resources = [tensor for tensor in concrete.captured_inputs if tensor.dtype == tf.resource]
@@ -307,65 +309,72 @@ def freeze(concrete: Any) -> tuple[Frozen | None, str]:
     if others:
         return None, f"it holds {others} lookup table{'s' if others > 1 else ''} or other resources"
     try:
-        frozen = convert_variables_to_constants_v2(concrete)
+        graph_def, inputs = _to_constants(concrete)
     except Exception as error:  # noqa: BLE001 - whatever hinders freezing, the model still runs; the reason is recorded
         return None, f"TensorFlow cannot turn it into constants: {first_line(error)}"
-    if len(frozen.inputs) != 1:
-        return None, f"{len(frozen.inputs) - 1} of its inputs could not be turned into constants"
-    if any(op.device for op in frozen.graph.get_operations()):
-        # The machine that it was exported on has named its devices: they are not those of this one.
-        frozen = _without_devices(frozen)
-    # Called as it is, the frozen function first fails to bind its input by name, and prints the pixels into the
-    # error that it throws away: 1.5 ms a call.
-    return Frozen(one_tensor(lambda images: frozen(images)[0], frozen), frozen), "all variables are constants"
+    if len(inputs) != 1:
+        return None, f"{len(inputs) - 1} of its inputs could not be turned into constants"
+    # The machine that it was exported on may have named its devices: they are not those of this one.
+    for node in [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]:
+        node.device = ""
+    return build_frozen(graph_def, inputs[0], concrete.outputs[0]), "all variables are constants"
 
 
-def one_tensor(call: Callable[[Any], Any], flat: Any, *, xla: bool = False) -> Callable[[Any], Any]:
-    """Make a function of one tensor that is never traced again, whatever the number of images.
+def _to_constants(concrete: Any) -> tuple[Any, list[Any]]:
+    """Return the GraphDef of a function without its variables, and the inputs that are left."""
+    from tensorflow.python.framework import convert_to_constants
+
+    # The first two steps of convert_variables_to_constants_v2: in a third one it copies the graph node by node in
+    # Python, for half a second.
+    data = convert_to_constants._FunctionConverterDataInEager(
+        concrete, lower_control_flow=True, aggressive_inlining=False
+    )
+    graph_def, converted = convert_to_constants._replace_variables_by_constants(data)
+    if graph_def.library.function:
+        # Functions that are left have the names of others that still live: that one knows how to take their place.
+        frozen = convert_to_constants.convert_variables_to_constants_v2(concrete)
+        return frozen.graph.as_graph_def(), list(frozen.inputs)
+    captured = concrete.graph.internal_captures
+    gone = {captured[index].name for index in converted}
+    return graph_def, [tensor for tensor in concrete.inputs if tensor.name not in gone]
+
+
+def build_frozen(graph_def: Any, images: Any, output: Any, *, xla: bool = False) -> Frozen:
+    """Make a function of a graph of constants; it is never traced again, whatever the number of images.
 
     Args:
-        call: What it does.
-        flat: A ConcreteFunction whose input it takes.
+        graph_def: The graph; its placeholder is taken out.
+        images: Its input tensor: name, shape and dtype are read.
+        output: Its output tensor: the name is read.
         xla: Compile it; it is then compiled once for each number of images.
     """
     import tensorflow as tf
 
-    spec = tf.TensorSpec(flat.inputs[0].shape, flat.inputs[0].dtype, name="images")
-    function = tf.function(call, input_signature=[spec], autograph=False, jit_compile=xla or None)
-    return function.get_concrete_function()
+    # Its place is taken by the argument; XLA compiles no placeholder.
+    graph_def.node.remove(next(node for node in graph_def.node if node.name == images.op.name))
+    spec = tf.TensorSpec(images.shape, images.dtype, name="images")
+
+    def flat(argument: Any) -> Any:
+        return tf.graph_util.import_graph_def(graph_def, {images.name: argument}, [output.name], name="")
+
+    # Not tf.function: it would tie the output to each step of a loop. But called as it is, it first fails to bind its
+    # input by name, and prints the pixels into the error that it throws away: 1.5 ms a call.
+    wrapped = tf.compat.v1.wrap_function(flat, [spec])
+    function = tf.function(
+        lambda argument: wrapped(argument)[0], input_signature=[spec], autograph=False, jit_compile=xla or None
+    )
+    return Frozen(function.get_concrete_function(), wrapped)
 
 
-def _without_devices(frozen: Any) -> Any:
-    import tensorflow as tf
-
-    graph_def = frozen.graph.as_graph_def()
-    for node in [*graph_def.node, *(node for function in graph_def.library.function for node in function.node_def)]:
-        node.device = ""
-    wrapped = tf.compat.v1.wrap_function(lambda: tf.graph_util.import_graph_def(graph_def, name=""), [])
-    return wrapped.prune(frozen.inputs[0].name, [frozen.outputs[0].name])
-
-
-def _confirm(
-    frozen: Frozen,
-    concrete: Callable[[Any], Any],
-    ask: Callable[[Callable[[Any], Any]], npt.NDArray[np.float32]],
-    answer: npt.NDArray[np.float32],
-) -> tuple[Frozen | None, str]:
-    """Take the frozen graph only if it answers as the model does."""
+def _try(
+    ask: Callable[[Callable[[Any], Any]], npt.NDArray[np.float32]], call: Callable[[Any], Any]
+) -> tuple[npt.NDArray[np.float32] | None, str]:
     import tensorflow as tf
 
     try:
-        got = ask(frozen.call)
+        return ask(call), "all variables are constants"
     except tf.errors.OpError as error:
         return None, f"the frozen graph fails: {first_line(error)}"
-    if alike(got, answer):
-        return frozen, "all variables are constants"
-    if not alike(ask(concrete), answer):
-        raise ModelError(
-            "the model answers differently each time it sees the same image: dropout or noise is left on, and no row "
-            "could be trusted; export it for inference (training=False)"
-        )
-    return None, "the frozen graph answers differently than the model"
 
 
 def alike(got: npt.NDArray[np.float32], wanted: npt.NDArray[np.float32]) -> bool:

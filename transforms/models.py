@@ -8,7 +8,7 @@ import copy
 import hashlib
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -205,12 +205,15 @@ def fill_up(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
     return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
 
 
-def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Classifier:
+def load_model(
+    settings: ModelSettings, preprocess: PreprocessSettings, when_frozen: Callable[[], None] = lambda: None
+) -> Classifier:
     """Load a model, put its preprocessing in front, freeze it and try it on one image.
 
     Args:
         settings: Which model, signature and output.
         preprocess: How pixels become its input.
+        when_frozen: As compile_model.
 
     Returns:
         The model, ready for predict.
@@ -226,14 +229,14 @@ def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Class
         model = open_model(path, settings)
     layout = read_layout(model)
     size = _input_size(layout, preprocess)
-    compiled = compile_model(model, layout, preprocess, size, devices.names[0])
+    compiled = compile_model(model, layout, preprocess, size, devices.names[0], when_frozen)
     devices = _replicate(compiled, devices, layout, size)
     _log.info("the model works on %s", devices.reason)
     rows = as_rows(compiled.probe, layout.batch or 1)
     description = replace(
         _describe(path, model, layout, read_graph(model)),
         num_classes=rows.shape[1],
-        frozen=compiled.frozen,
+        frozen=compiled.frozen is not None,
         frozen_reason=compiled.reason,
     )
     name = settings.name or settings.path.rstrip("/").rsplit("/", 1)[-1]
@@ -242,7 +245,7 @@ def load_model(settings: ModelSettings, preprocess: PreprocessSettings) -> Class
 
 def _replicate(compiled: CompiledModel, devices: Devices, layout: InputLayout, size: tuple[int, int]) -> Devices:
     """Have every device answer, each with constants of its own, and see that it was that device."""
-    if not compiled.frozen and len(devices.names) > 1:
+    if compiled.frozen is None and len(devices.names) > 1:
         # Its variables lie on one device, and every other would fetch them from there in each call.
         reason = f"the first of {devices.reason}: the model runs unfrozen ({compiled.reason})"
         devices = Devices(devices.names[:1], reason)

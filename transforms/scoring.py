@@ -1,7 +1,10 @@
 """Score batches with one loaded model: from pixels to rows of the scores table, or failures that say why not."""
 
+import functools
 import logging
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -88,16 +91,17 @@ class Scorer:
 
     Args:
         plan: What to load and how to read it.
+        when_frozen: Called when TensorFlow is left to optimise the model, without the interpreter's lock.
 
     Raises:
         ConfigError: Model, labels, k or thresholds do not fit each other (ModelError for the model itself).
     """
 
-    def __init__(self, plan: ScorerPlan) -> None:
+    def __init__(self, plan: ScorerPlan, when_frozen: Callable[[], None] = lambda: None) -> None:
         started = time.perf_counter()
         _LOG.info("loading model %s", plan.model.path)
         self.plan = plan
-        self.classifier: Classifier = load_model(plan.model, plan.preprocess)
+        self.classifier: Classifier = load_model(plan.model, plan.preprocess, when_frozen)
         description = self.classifier.description
         self.meaning = interpretation.resolve(plan.model, description.head, self._probe, self.classifier.num_classes)
         _LOG.info("%s", self.meaning.reason)
@@ -124,11 +128,9 @@ class Scorer:
         plain = self.classifier
         if asked_variant(plan.model) is not None:
             self.classifier = plain.variant(plan.model)
-        self.batch_choice = self._choose_batch_size()
-        _LOG.info("%s", self.batch_choice.reason)
-        self.variant_reason = self._compare_with(plain) if self.classifier is not plain else None
         self._slots = DeviceSlots(self.classifier.devices.names, plan.model.calls_in_flight)
-        self._predictor = BatchPredictor(self._call_slot, self.batch_choice.size, pads=self._pads)
+        self._measuring = threading.RLock()
+        self.variant_reason = self._compare_with(plain) if self.classifier is not plain else None
         _LOG.info("loaded model %s in %.1f s", self.classifier.model_id, time.perf_counter() - started)
 
     @property
@@ -147,6 +149,25 @@ class Scorer:
 
     def _call_model(self, pixels: Pixels, device: str | None = None) -> npt.NDArray[np.float32]:
         return _call(self.classifier, pixels, device)
+
+    @property
+    def batch_choice(self) -> BatchChoice:
+        """The images a call, and why: measured when it is first asked for, which a run does before it reads an image.
+
+        Not while the model is loaded: other imports go on beside that, and would be measured with it.
+        """
+        with self._measuring:
+            return self._batch_choice
+
+    @functools.cached_property
+    def _batch_choice(self) -> BatchChoice:
+        choice = self._choose_batch_size()
+        _LOG.info("%s", choice.reason)
+        return choice
+
+    @functools.cached_property
+    def _predictor(self) -> BatchPredictor:
+        return BatchPredictor(self._call_slot, self.batch_choice.size, pads=self._pads)
 
     def _choose_batch_size(self) -> BatchChoice:
         if self.classifier.fixed_batch is not None:
@@ -266,8 +287,10 @@ class Scorer:
         Raises:
             RunError: As score.
         """
+        with self._measuring:
+            predictor = self._predictor
         started = time.perf_counter()
-        answers = self._predictor.predict(batch.pixels)
+        answers = predictor.predict(batch.pixels)
         return PredictedBatch(batch, answers, (time.perf_counter() - started) * 1e3)
 
     def finish(self, predicted: PredictedBatch) -> ScoredBatch:

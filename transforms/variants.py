@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms.errors import ModelError
-from transforms.freezing import CompiledModel, one_tensor
+from transforms.freezing import CompiledModel, build_frozen
 from transforms.precision import lower_precision
 from transforms.settings import ModelSettings
 
@@ -51,30 +51,26 @@ def compile_variant(compiled: CompiledModel, settings: ModelSettings, *, on_gpu:
     import tensorflow as tf
 
     name = asked_variant(settings)
-    flat = compiled.flat
     if settings.precision == "float16" and not on_gpu:
         raise ModelError(
             "model.precision float16 is for GPUs, and this model works on the CPU, where it would be slower than "
             "float32; use model.precision: bfloat16, or leave it out"
         )
-    if flat is None:
+    if compiled.frozen is None:
         raise ModelError(
             f"{name} needs a model that can be frozen, and this one cannot ({compiled.reason}); leave model.precision "
             "and model.xla out"
         )
-    if settings.xla and flat.inputs[0].dtype == tf.string:
+    flat = compiled.frozen.flat
+    (images,), (output,) = flat.inputs, flat.outputs
+    if settings.xla and images.dtype == tf.string:
         raise ModelError("model.xla compiles no model that decodes images itself; leave model.xla out")
     if settings.precision == "float32":
-        return replace(compiled, call=one_tensor(lambda images: flat(images)[0], flat, xla=True))
-    graph_def = lower_precision(flat.graph, flat.outputs[0], tf.as_dtype(settings.precision))
-    # Its place is taken by the argument, and XLA compiles no placeholder.
-    graph_def.node.remove(next(node for node in graph_def.node if node.name == flat.inputs[0].op.name))
-
-    def call(images: Any) -> Any:
-        wanted = [flat.outputs[0].name]
-        return tf.graph_util.import_graph_def(graph_def, {flat.inputs[0].name: images}, wanted, name="")[0]
-
-    return replace(compiled, call=one_tensor(call, flat, xla=settings.xla))
+        graph_def = flat.graph.as_graph_def()
+    else:
+        graph_def = lower_precision(flat.graph, output, tf.as_dtype(settings.precision))
+    frozen = build_frozen(graph_def, images, output, xla=settings.xla)
+    return replace(compiled, call=frozen.call, frozen=frozen)
 
 
 class Comparison(NamedTuple):
