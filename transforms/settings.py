@@ -38,6 +38,11 @@ class DecodeSettings(Settings):
     more than 0.03, and turned 1% of the answers, of classes within 0.06 of each other; one step of 255 more or less
     in 30% of the model's input moved it by 0.01 to 0.02 and turned 4%. off decodes all in full. Limits are those of
     the full size either way."""
+    timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
+    """Time that one image may take to decode and resize: decode_timeout."""
+    quarantine: bool = False
+    """Decode in worker processes that are replaced when an image crashes or hangs them: that image fails, the run goes
+    on."""
 
 
 class PreprocessSettings(Settings):
@@ -213,6 +218,8 @@ class LoadSettings(Settings):
 
     threads: int | None = Field(default=None, ge=1, le=512)
     """Threads that read and decode; left out: one a processor for local files, four a processor for remote ones."""
+    read_timeout_seconds: float = Field(default=120.0, gt=0, le=3600)
+    """Time that one image may take to be read, retries of passing troubles included: read_timeout."""
     max_bytes_in_flight: int = Field(default=1024**3, ge=1024**2)
     """Memory for encoded and decoded images under way, reckoned from the headers; in bytes."""
 
