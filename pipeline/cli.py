@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
-from types import FrameType
-from typing import NoReturn
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
 
 from transforms.errors import ConfigError, ExitCode, RunError, ScoreImagesError
+from transforms.redaction import redact_flags, tell
 
 _BEAM_TRACEBACKS = (
     "apache_beam.runners.worker",
@@ -21,7 +23,8 @@ _BEAM_TRACEBACKS = (
 )
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
-_COMMANDS = ("run", "demo", "config", "evaluate", "calibrate", "golden", "inspect")
+_COMMANDS = ("run", "demo", "config", "verify", "clean", "evaluate", "calibrate", "golden", "inspect")
+_OURS = ("pipeline", "transforms")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,12 +55,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _fail(error: Exception, exit_code: ExitCode) -> int:
     logging.getLogger(__name__).debug("in detail:", exc_info=error)
-    sys.stderr.write(f"score-images: {error}\n")
+    sys.stderr.write(f"score-images: {tell(str(error))}\n")
     return int(exit_code)
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # It quotes what it does not know, and Beam's flags given without -- among it.
+        super().error(tell(" ".join(redact_flags(message.split(" ")))))
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="score-images",
         description="Score images in bulk with a TensorFlow classifier and publish probabilities as Parquet.",
         epilog="Flags after -- go to Apache Beam, --runner=FlinkRunner for example.",
@@ -75,13 +84,40 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _log_to_stderr(verbose: bool) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    for package in ("pipeline", "transforms"):
+    handler = logging.StreamHandler()
+    handler.setFormatter(_PlainFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)
+    for package in _OURS:
         logging.getLogger(package).setLevel(logging.DEBUG if verbose else logging.INFO)
     if not verbose:
         # What a worker raises comes back to us and is told in one line; Beam logs its traceback besides.
         for package in _BEAM_TRACEBACKS:
             logging.getLogger(package).setLevel(logging.CRITICAL)
+
+
+class _PlainFormatter(logging.Formatter):
+    """Keeps secrets, and characters that could forge a line, out of what is logged, whoever logs it.
+
+    A record of ours is one line; what Beam and others say in several, and tracebacks, are indented below their first.
+    Not a filter: that would change the record for every other handler, and see no traceback.
+    """
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  the name is Python's
+        ours = record.name.partition(".")[0] in _OURS
+        record.message = tell(record.message if ours else _indented(record.message))
+        return super().formatMessage(record)
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802  the name is Python's
+        return tell("  " + _indented(super().formatException(ei)))
+
+
+def _indented(text: str) -> str:
+    return text.replace("\n", "\n  ")
+
+
+def _tell_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    text = "".join(traceback.format_exception(kind, error, trace)).rstrip()
+    sys.stderr.write(tell(_indented(text)) + "\n")
 
 
 def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  the signature is Python's
@@ -91,6 +127,7 @@ def _stop(signal_number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG
 def entry_point() -> NoReturn:
     """Run the command as a process: a scheduler's SIGTERM stops it like Ctrl-C, and nothing lingers."""
     signal.signal(signal.SIGTERM, _stop)
+    sys.excepthook = _tell_crash
     try:
         code = main()
     except KeyboardInterrupt:

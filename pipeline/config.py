@@ -2,16 +2,17 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from pipeline.config_errors import explain
 from pipeline.yaml_text import parse_yaml
 from transforms.errors import ConfigError
 from transforms.loading import LoadPlan, load_rows
+from transforms.redaction import redact_value, says_secret
 from transforms.scoring import ScorerPlan
 from transforms.settings import (
     BatchSettings,
@@ -67,6 +68,15 @@ class RunConfig(Settings):
     """How many images the model sees at a time."""
     write: WriteSettings = Field(default_factory=WriteSettings)
     """How the Parquet files are cut."""
+    _secrets: tuple[tuple[str, str, str], ...] = PrivateAttr(())
+    """Section, key, and the value of a variable in it whose name says secret; from load_config."""
+
+    def told(self) -> dict[str, Any]:
+        """Return the configuration as a manifest may tell it: without secrets."""
+        told: dict[str, Any] = redact_value(self.model_dump(mode="json"))
+        for section, key, secret in self._secrets:
+            told[section][key] = redact_value(told[section][key], [secret])
+        return told
 
     def scorer_plan(self) -> ScorerPlan:
         """Return what a worker needs to score."""
@@ -96,7 +106,8 @@ class RunConfig(Settings):
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML configuration.
 
-    `${NAME}` in a text is an environment variable. Relative paths in the file start at the file's folder, those in
+    `${NAME}` in a text is an environment variable; the value of one whose name says secret, password, token, key or
+    credential is left out of manifests. Relative paths in the file start at the file's folder, those in
     overrides and those that begin with a variable at the working directory. An empty section is as if left out.
 
     Args:
@@ -121,9 +132,27 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         _override(values, override)
     try:
         # A section whose lines are all comments is empty, not wrong.
-        return RunConfig.model_validate({key: value for key, value in values.items() if value is not None})
+        config = RunConfig.model_validate({key: value for key, value in values.items() if value is not None})
     except ValidationError as error:
         raise ConfigError(explain(error, str(path), RunConfig)) from error
+    config._secrets = tuple(secret for given in (written, *map(_nested, overrides)) for secret in _secrets_of(given))
+    return config
+
+
+def _nested(override: str) -> dict[str, Any]:
+    """Return what a valid override says as the file would say it."""
+    key, _, text = override.partition("=")
+    value = parse_yaml(text, override)
+    for name in reversed(key.strip().split(".")):
+        value = {name: value}
+    return dict(value)
+
+
+def _secrets_of(written: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for section, keys in written.items():
+        for key, value in keys.items() if isinstance(keys, dict) else ():
+            for name in filter(says_secret, _VARIABLE.findall(str(value))):
+                yield section, key, os.environ[name]
 
 
 def _expand(value: Any, source: str) -> Any:

@@ -7,6 +7,7 @@ from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions,
 from apache_beam.runners.runner import create_runner
 
 from transforms.errors import ConfigError
+from transforms.redaction import redact_flags
 
 # DirectRunner looks for a downloaded runner first, and may run a pipeline twice; this one is in the package.
 LOCAL_RUNNER = "FnApiRunner"
@@ -31,7 +32,9 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
     # Portable runners learn their flags from a job server; a local runner has only those that Beam declares, and
     # PipelineOptions drops the others with a warning.
     if unknown and _is_local(runner):
-        raise ConfigError(f"{' '.join(unknown)} after -- is no flag of Apache Beam: nothing would heed it")
+        raise ConfigError(
+            f"{' '.join(redact_flags(unknown))} after -- is no flag of Apache Beam: nothing would heed it"
+        )
     return options
 
 

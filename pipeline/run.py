@@ -36,6 +36,7 @@ from transforms.publishing import (
     read_attempt,
     read_outcome,
 )
+from transforms.redaction import redact_flags, redact_value
 from transforms.scoring import Scorer
 from transforms.staging import Adopted, claim_staging
 from transforms.tables import FAILURES_SCHEMA
@@ -155,7 +156,7 @@ def _find(request: RunRequest, layout: RunLayout) -> str | None:
 
 def _asks_for(request: RunRequest, manifest: dict[str, Any]) -> bool:
     """Tell whether a request has the inputs and the configuration of a manifest."""
-    wanted = {"inputs": _inputs(_sources(request)), "config": request.config.model_dump(mode="json")}
+    wanted = {"inputs": redact_value(_inputs(_sources(request))), "config": request.config.told()}
     return all(manifest[key] == value for key, value in wanted.items())
 
 
@@ -209,9 +210,11 @@ def _manifest_version(source: InputSource) -> str | None:
 
 
 def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
+    # Analysts read it: it says what was asked for without the secrets in it. What a run is and does is never decided by
+    # what it says here, except whether a request asks for the same, which compares it with what would be said.
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": _inputs(sources),
+        "inputs": redact_value(_inputs(sources)),
         "model_id": scorer.classifier.model_id,
         "num_classes": scorer.meaning.num_classes,
         "output": scorer.meaning.output,
@@ -223,8 +226,8 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
-        "config": request.config.model_dump(mode="json"),
-        "beam_flags": list(request.beam_flags),
+        "config": request.config.told(),
+        "beam_flags": redact_flags(request.beam_flags),
     }
 
 

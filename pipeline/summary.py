@@ -5,16 +5,17 @@ import shlex
 
 from pipeline.run import RunResult
 from transforms.errors import ExitCode
+from transforms.redaction import printable, tell
 
 
 def summary(result: RunResult) -> str:
     """Say how a run ended: the ledger, where the time went, where the output lies, what to ask next."""
     layout, outcome = result.layout, result.outcome
     if result.found is not None:
-        return result.found
+        return tell(result.found)
     ledger = outcome.ledger
     lines = [
-        outcome.message,
+        tell(outcome.message),
         f"  listed    {ledger.listed} = {ledger.unique} unique + {ledger.duplicates} duplicates",
         f"  unique    {ledger.unique} = {ledger.scored} scored + {ledger.failed} failed + {ledger.skipped} skipped",
     ]
@@ -34,10 +35,10 @@ def summary(result: RunResult) -> str:
     lines.append(f"  spent in  {where} (summed over threads, they overlap)")
     if outcome.exit_code is ExitCode.PUBLISHED:
         lines += [
-            f"  scores    {layout.published_table('scores')}",
-            f"  failures  {layout.published_table('failures')}",
-            f"  manifest  {layout.manifest}",
-            f"  ask       duckdb -c {shlex.quote(_query(layout.published_table('scores')))}",
+            f"  scores    {printable(layout.published_table('scores'))}",
+            f"  failures  {printable(layout.published_table('failures'))}",
+            f"  manifest  {printable(layout.manifest)}",
+            f"  ask       duckdb -c {printable(shlex.quote(_query(layout.published_table('scores'))))}",
         ]
     return "\n".join(lines)
 

@@ -12,6 +12,8 @@ A failure code is an API: dashboards group by it and alerts name it. Codes are a
 
 from enum import IntEnum, StrEnum
 
+from transforms.redaction import redact
+
 
 class FailureCode(StrEnum):
     """Why an image has no scores row; the `code` column of the failures table."""
@@ -48,6 +50,7 @@ class ExitCode(IntEnum):
     TOO_MANY_FAILURES = 3
     LEDGER_MISMATCH = 4
     HEALTH_GATE_CLOSED = 5
+    PROMISE_BROKEN = 6
     INTERRUPTED = 130
 
 
@@ -72,10 +75,12 @@ class ImageError(ScoreImagesError):
 
     Args:
         code: The stable failure code.
-        message: One sentence for a person: what was found, the value, what is allowed.
+        message: One sentence for a person: what was found, the value, what is allowed. The queries of URLs are
+            taken out: an error of a storage may quote a signed one.
     """
 
     def __init__(self, code: FailureCode, message: str) -> None:
+        message = redact(message)
         super().__init__(code, message)
         self.code = code
         self.message = message

@@ -8,6 +8,7 @@ import copy
 import hashlib
 import logging
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,7 @@ from transforms.freezing import (
 from transforms.model_formats import open_model
 from transforms.model_interface import OpenModel, TensorDescription, first_line
 from transforms.model_sources import local_path
+from transforms.redaction import redact
 from transforms.saved_models import read_asset_labels
 from transforms.settings import ModelSettings, PreprocessSettings
 from transforms.variants import asked_variant, compile_variant
@@ -239,8 +241,15 @@ def load_model(
         frozen=compiled.frozen is not None,
         frozen_reason=compiled.reason,
     )
-    name = settings.name or settings.path.rstrip("/").rsplit("/", 1)[-1]
+    name = settings.name or _name_of(settings.path)
     return Classifier(description, compiled, size, rows.shape[1], name, devices)
+
+
+def _name_of(path: str) -> str:
+    """Return a model's name: the last part of its path; a handle's query, which may hold a token, is no part of it."""
+    if path.startswith(("https://", "http://")):
+        path = re.split(r"[?#]", redact(path))[0]
+    return path.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _replicate(compiled: CompiledModel, devices: Devices, layout: InputLayout, size: tuple[int, int]) -> Devices:

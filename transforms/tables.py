@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from transforms.probabilities import Summary
 from transforms.records import DECODERS, FORMATS, Failure, ImageInfo, ImageRef
+from transforms.redaction import redact
 
 METADATA_PREFIX = "score_images."
 
@@ -192,7 +193,8 @@ def failures_batch(failures: Sequence[Failure]) -> pa.RecordBatch:
             "code": pa.array([str(failure.code) for failure in failures], pa.string()),
             # A message may quote a name that is not UTF-8, and no table can hold that.
             "message": pa.array(
-                [failure.message.encode("utf-8", "backslashreplace").decode() for failure in failures], pa.string()
+                [redact(failure.message).encode("utf-8", "backslashreplace").decode() for failure in failures],
+                pa.string(),
             ),
             "image_bytes": pa.array([failure.ref.size_bytes for failure in failures], pa.int64()),
             "failed_at": pa.array([failure.failed_at_us for failure in failures], pa.int64()).view(_TIME),

@@ -4,13 +4,14 @@ from pipeline.after.calibrate import Calibration
 from pipeline.after.evaluate_text import matching_lines
 from transforms import storage
 from transforms.errors import ConfigError
+from transforms.redaction import printable
 
 
 def calibration_text(fitted: Calibration) -> str:
     """Say what was fitted, from what, and what it gains; the lines to paste come last."""
     kind = "temperature" if fitted.settings.temperature is not None else "Platt scaling"
     lines = [
-        f"run {fitted.run_id} of model {fitted.model_id}: {kind} fitted from its {fitted.source}",
+        f"run {fitted.run_id} of model {printable(fitted.model_id)}: {kind} fitted from its {fitted.source}",
         *matching_lines(fitted.counts),
         f"  fit       {_measured(fitted)}",
         "",
@@ -39,7 +40,8 @@ def write_lines(fitted: Calibration, path: str) -> None:
         ConfigError: There is a file already, or it cannot be written.
     """
     place = storage.absolute(path)
-    comment = f"# Fitted on {fitted.fitted_on} images of run {fitted.run_id}; belongs to model {fitted.model_id}.\n"
+    model = printable(fitted.model_id)
+    comment = f"# Fitted on {fitted.fitted_on} images of run {fitted.run_id}; belongs to model {model}.\n"
     try:
         if storage.stat(place) is not None:
             raise ConfigError(

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from pipeline.after.evaluate import ClassResult, Evaluation
 from pipeline.after.truth import MatchCounts
+from transforms.redaction import printable
 
 _TITLES = {
     "top_1": "top-1 accuracy",
@@ -43,7 +44,8 @@ def evaluation_text(evaluation: Evaluation, rows: int) -> str:
         rows: How many classes and kinds of mistakes to list.
     """
     lines = [
-        f"run {evaluation.run_id} of model {evaluation.model_id}: {evaluation.task}, {evaluation.num_classes} classes",
+        f"run {evaluation.run_id} of model {printable(evaluation.model_id)}: {evaluation.task}, "
+        f"{evaluation.num_classes} classes",
         *matching_lines(evaluation.counts),
         "",
     ]
@@ -60,7 +62,7 @@ def _unit(name: str, evaluation: Evaluation) -> str:
     if name == "macro_recall" and evaluation.task != "multi-label":
         return "  over the classes that occur"
     if name in ("roc_auc", "threshold_precision") and evaluation.task == "binary":
-        return f"  of {evaluation.per_class[1].label}"
+        return f"  of {_short(evaluation.per_class[1].label)}"
     return f"  {_UNITS[name]}" if name in _UNITS else ""
 
 
@@ -110,10 +112,11 @@ def _number(value: float | None) -> str:
 
 
 def _short(label: str) -> str:
+    label = printable(label)
     return label if len(label) <= 40 else f"{label[:39]}…"
 
 
 def _examples(names: Sequence[str], count: int) -> str:
     if not names:
         return ""
-    return f": {', '.join(names[:2])}{', ...' if count > 2 else ''}"
+    return f": {', '.join(map(printable, names[:2]))}{', ...' if count > 2 else ''}"

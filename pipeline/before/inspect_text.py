@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from pipeline.before.inspect_model import Inspection
+from transforms.redaction import printable
 
 FILL_IN = "FILL_IN"
 """Stands where a value is missing; no setting takes it."""
@@ -64,9 +65,8 @@ def _comment(text: str) -> list[str]:
 
 def _wrap(text: str, first: str, following: str) -> str:
     # Names come from the model: none may hold a line end of YAML's and get out of its comment.
-    printable = "".join(char if char.isprintable() else " " for char in text)
     return textwrap.fill(
-        printable,
+        printable(text),
         _WIDTH,
         initial_indent=first,
         subsequent_indent=following,

@@ -17,6 +17,7 @@ from pipeline.run import RunRequest, RunResult, run
 from pipeline.summary import summary
 from transforms.errors import ConfigError
 from transforms.layout import TABLES
+from transforms.redaction import printable
 
 
 def run_demo(model: Path, output: Path, beam_flags: Sequence[str] = ()) -> int:
@@ -67,13 +68,18 @@ def _show(result: RunResult) -> None:
         table.add_column(rank)
     for row in sorted(scores, key=lambda row: row["image_path"]):
         answers = [f"{_short(entry['label'])} {entry['probability']:.0%}" for entry in row["top_k"][:3]]
-        table.add_row(escape(Path(row["image_path"]).name), *map(escape, answers))
+        table.add_row(_plain(Path(row["image_path"]).name), *map(_plain, answers))
     console.print(table)
     for row in failures:
         console.print(
-            f"failed: {escape(Path(row['image_path']).name)}: {row['code']}: {escape(row['message'])}", soft_wrap=True
+            f"failed: {_plain(Path(row['image_path']).name)}: {row['code']}: {_plain(row['message'])}", soft_wrap=True
         )
     console.print()
+
+
+def _plain(text: str) -> str:
+    # Names may hold rich's markup, and characters that act on a terminal.
+    return escape(printable(text))
 
 
 def _short(label: str) -> str:
