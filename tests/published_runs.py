@@ -85,7 +85,7 @@ def publish_scores(
                 [ImageRef(path, 1, "v") for path in paths[part]],
                 [ImageInfo(1, 1, "png", 1, "pillow")] * len(p[part]),
                 p[part],
-                summarise(p[part], 1),
+                summarise(p[part], 1, independent=activation == "sigmoid" and (num_units or p.shape[1]) > 1),
                 pa.array(names, pa.string()),
                 "toy@1",
                 0,

@@ -390,12 +390,12 @@ def test_the_documented_numbers_are_those_of_the_code() -> None:
     """Bits of evidence and tolerances stand in the module's text."""
     text = interpretation.__doc__ or ""
     rows = np.array([[0.1, 0.9]], np.float32)
-    assert interpretation._tolerance(rows) == interpretation._TOLERANCE == 1e-4
+    assert interpretation.tolerance(rows) == interpretation._TOLERANCE == 1e-4
     assert int(2 - np.log2(2e-4)) == 14
     assert int(1000 - np.log2(2e-4)) == 1012
     assert "14 for two classes" in text
     assert "1,012 for a thousand" in text
     assert f"{interpretation._EVIDENCE_BITS} bits" in text
-    assert round(interpretation._tolerance(rows.astype(np.float16)), 3) == 0.002
-    assert round(interpretation._tolerance(rows.astype(ml_dtypes.bfloat16)), 3) == 0.016
+    assert round(interpretation.tolerance(rows.astype(np.float16)), 3) == 0.002
+    assert round(interpretation.tolerance(rows.astype(ml_dtypes.bfloat16)), 3) == 0.016
     assert "0.002 or 0.016" in text

@@ -300,7 +300,7 @@ def _contradiction(rows: npt.NDArray[Any], output: Output, activation: Activatio
     if not inside:
         return None
     if rows.shape[1] > 1 and _sums_to_one(rows).all():
-        bits = rows.shape[1] - math.log2(2 * _tolerance(rows))
+        bits = rows.shape[1] - math.log2(2 * tolerance(rows))
         if len(np.unique(rows, axis=0)) * bits >= _EVIDENCE_BITS:
             return (
                 f"all {len(rows)} rows lie in [0, 1] and sum to 1, so the model has applied softmax itself, and a "
@@ -336,17 +336,22 @@ def _in_unit_interval(rows: npt.NDArray[Any]) -> bool:
     most = 0.02  # above every tolerance: logits are told apart without looking at their precision
     if low < -most or high > 1 + most:
         return False
-    slack = _tolerance(rows)
+    slack = tolerance(rows)
     return low >= -slack and high <= 1 + slack
 
 
 def _sums_to_one(rows: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     off = np.abs(rows.sum(axis=1, dtype=np.float64) - 1.0)
     right: npt.NDArray[np.bool_] = off <= _TOLERANCE
-    return right if right.all() else off <= _tolerance(rows)
+    return right if right.all() else off <= tolerance(rows)
 
 
-def _tolerance(rows: npt.NDArray[Any]) -> float:
+def tolerance(rows: npt.NDArray[Any]) -> float:
+    """Return how far a model's own probabilities may lie outside [0, 1], and their sums from 1: see the module's head.
+
+    Args:
+        rows: float[N, C] of one model.
+    """
     values = rows.astype(np.float32)
     # bfloat16 is the upper half of float32; asked first, because float16 holds most of its values between 0 and 1.
     if not (values.view(np.uint32) & 0xFFFF).any():

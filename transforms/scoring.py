@@ -347,6 +347,7 @@ class Scorer:
                 "activation_reason": self.meaning.reason,
                 "num_units": str(self.meaning.num_units),
                 "calibration": plan.calibration.model_dump_json(),
+                **({} if self._thresholds is None else {"thresholds": json.dumps(self._thresholds.tolist())}),
                 "preprocessing": plan.preprocess.model_dump_json(),
                 **{f"fingerprint.{name}": value for name, value in self.fingerprints.items()},
             }

@@ -15,7 +15,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline.after.extras import require_extra
-from pipeline.after.published import PublishedRun
+from pipeline.after.published import PublishedRun, matrix
 from pipeline.after.truth import Join, MatchCounts, Truth, join, read_joined
 from transforms import calibration
 from transforms.errors import ConfigError, InputError
@@ -112,7 +112,7 @@ def calibrate(
     for rows, positions in read_joined(run, joined, ["probabilities", *(["logits"] if run.has_logits else [])]):
         x, y = _logits(run, rows), _targets(run, truth, positions)
         out = measured[positions]
-        before.add(_matrix(rows["probabilities"])[out if holdout else slice(None)], y[out if holdout else slice(None)])
+        before.add(matrix(rows["probabilities"])[out if holdout else slice(None)], y[out if holdout else slice(None)])
         fit_x.append(x[~out])
         fit_y.append(y[~out])
         measure_x.append(x[out])
@@ -175,9 +175,9 @@ def _targets(run: PublishedRun, truth: Truth, positions: npt.NDArray[np.intp]) -
 def _logits(run: PublishedRun, rows: pa.Table) -> _Float32:
     """Return float32[N, U]: what the model said before any calibration, as logits."""
     if run.has_logits:
-        raw = _matrix(rows["logits"])
+        raw = matrix(rows["logits"])
         return raw if run.output == "logits" else _to_logits(run, raw)
-    p = _matrix(rows["probabilities"])
+    p = matrix(rows["probabilities"])
     if run.one_unit:
         # Both columns are exact near 0, where 1 - p is not: their ratio keeps logits of 80 apart.
         logs = calibration.to_logits(p, "softmax")
@@ -264,11 +264,6 @@ def _blocks(x: npt.NDArray[Any]) -> Iterator[slice]:
     step = max(1, _BLOCK_ELEMENTS // x.shape[1])
     for start in range(0, len(x), step):
         yield slice(start, start + step)
-
-
-def _matrix(column: pa.ChunkedArray) -> _Float32:
-    lists = column.combine_chunks()
-    return np.asarray(lists.flatten().to_numpy()).reshape(len(lists), -1)
 
 
 def _rounded(value: float | tuple[float, ...]) -> float | tuple[float, ...]:

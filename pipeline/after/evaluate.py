@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.after.extras import require_extra
-from pipeline.after.published import PublishedRun
+from pipeline.after.published import PublishedRun, matrix
 from pipeline.after.truth import Join, MatchCounts, Truth, join, read_joined
 from transforms import calibration
 from transforms.errors import ConfigError, InputError
@@ -150,7 +150,7 @@ def _exclusive(run: PublishedRun, truth: Truth, joined: Join, threshold: float |
     columns = ["probabilities", "predicted_index", "predicted_probability", "positive_labels"]
     for rows, positions in read_joined(run, joined, columns):
         y = truth.true_classes(positions)
-        p = _matrix(rows["probabilities"])
+        p = matrix(rows["probabilities"])
         for start in range(0, len(y), step := max(1, _BLOCK_ELEMENTS // p.shape[1])):
             sums.update(_sums(run, y[start : start + step], p[start : start + step]))
         block: dict[str, npt.NDArray[Any]] = {
@@ -205,7 +205,7 @@ def _independent(run: PublishedRun, truth: Truth, joined: Join, threshold: float
 
     truths, vectors, decisions = [], [], []
     for rows, positions in read_joined(run, joined, ["probabilities", "positive_labels"]):
-        vectors.append(_matrix(rows["probabilities"]))
+        vectors.append(matrix(rows["probabilities"]))
         truths.append(truth.true_labels(positions, len(run.labels)))
         decisions.append(_decided(run, rows, vectors[-1], threshold))
     y, p, decided = np.concatenate(truths), np.concatenate(vectors), np.concatenate(decisions)
@@ -289,11 +289,6 @@ def _confusions(run: PublishedRun, y: _Int, top: _Int) -> tuple[Confusion, ...]:
         Confusion(run.labels[t], run.labels[g], int(t), int(g), int(counts[place]))
         for place, (t, g) in zip(order, pairs[order], strict=True)
     )
-
-
-def _matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
-    lists = column.combine_chunks()
-    return np.asarray(lists.flatten().to_numpy()).reshape(len(lists), -1)
 
 
 def _decided(run: PublishedRun, rows: pa.Table, p: _Float, threshold: float | None) -> _Bool:

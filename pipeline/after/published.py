@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -43,6 +45,8 @@ class PublishedRun:
     """softmax, sigmoid or none."""
     calibration: CalibrationSettings
     """What the published probabilities were calibrated with."""
+    thresholds: tuple[float, ...] | None
+    """From which probability on each label counts as positive; None where that has no meaning, or no file says it."""
 
     @property
     def one_unit(self) -> bool:
@@ -86,6 +90,19 @@ class RowGroup(NamedTuple):
         return self.file.read_row_group(self.number, columns=list(columns))
 
 
+def matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    """Return a column of lists of equal length as one array.
+
+    Args:
+        column: N lists of C numbers: probabilities or logits.
+
+    Returns:
+        float32[N, C], without a copy where Arrow holds them in one piece.
+    """
+    lists = column.combine_chunks()
+    return np.asarray(lists.flatten().to_numpy()).reshape(len(lists), -1)
+
+
 def find_run(text: str) -> PublishedRun:
     """Find a published run by any of its folders.
 
@@ -96,19 +113,45 @@ def find_run(text: str) -> PublishedRun:
     Raises:
         InputError: There is no run, or it is not published.
     """
+    layout = locate_run(text)
+    manifest = read_manifest(layout, text)
+    first = next(entry["path"] for entry in manifest["files"] if entry["table"] == "scores")
+    with _open(storage.join(layout.output, first), layout.run_id) as file:
+        return describe_run(layout, manifest, file.schema_arrow, first)
+
+
+def locate_run(text: str) -> RunLayout:
+    """Find a published run, as find_run does, without reading what it says of itself.
+
+    Raises:
+        InputError: There is no run, or it is not published.
+    """
     try:
         layout = _locate(text)
         if not is_published(layout):
             raise InputError(_unpublished(text, layout))
     except OSError as error:
         raise InputError(f"run {text} cannot be looked for: {error}") from error
+    return layout
+
+
+def read_manifest(layout: RunLayout, text: str) -> dict[str, Any]:
+    """Read the manifest of a published run.
+
+    Args:
+        layout: The run.
+        text: What messages call it.
+
+    Raises:
+        InputError: It cannot be read, or is of a version that this program does not know.
+    """
     manifest = _read_json(layout.manifest, text)
     if manifest.get("manifest_version") != MANIFEST_VERSION:
         raise InputError(
             f"run {text}: its manifest is of version {manifest.get('manifest_version')}, this score-images reads "
             f"version {MANIFEST_VERSION}; install the version that wrote it ({_writer(manifest)})"
         )
-    return _described(layout, manifest)
+    return manifest
 
 
 def _locate(text: str) -> RunLayout:
@@ -153,10 +196,18 @@ def _writer(manifest: dict[str, Any]) -> str:
     return f"score-images {manifest.get('versions', {}).get('score-images', 'unknown')}"
 
 
-def _described(layout: RunLayout, manifest: dict[str, Any]) -> PublishedRun:
-    first = next(entry["path"] for entry in manifest["files"] if entry["table"] == "scores")
-    with _open(storage.join(layout.output, first), layout.run_id) as file:
-        schema = file.schema_arrow
+def describe_run(layout: RunLayout, manifest: dict[str, Any], schema: pa.Schema, first: str) -> PublishedRun:
+    """Read what a file of the scores table says of its run.
+
+    Args:
+        layout: The run.
+        manifest: Its manifest.
+        schema: Of the file, with its key-value metadata.
+        first: The file's name, for messages.
+
+    Raises:
+        InputError: The file does not say all of it.
+    """
     found = {
         key.decode().removeprefix(METADATA_PREFIX): value.decode() for key, value in (schema.metadata or {}).items()
     }
@@ -170,6 +221,7 @@ def _described(layout: RunLayout, manifest: dict[str, Any]) -> PublishedRun:
             output=found["output"],
             activation=found["activation"],
             calibration=CalibrationSettings.model_validate_json(found["calibration"]),
+            thresholds=tuple(json.loads(found["thresholds"])) if "thresholds" in found else None,
         )
     except KeyError as error:
         raise InputError(

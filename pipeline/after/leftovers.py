@@ -1,0 +1,277 @@
+"""What attempts that did not come to their end have left in a folder of runs, and how it is deleted.
+
+Nothing that is published is touched, and nothing that may be at work: what is younger than a limit is passed over,
+and looked at again right before it is deleted. Where publishing was interrupted, running again completes it: such
+staging goes only when that is asked for. A table goes only where no manifest describes it: it was never published.
+"""
+
+import json
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from pyarrow import fs
+
+from transforms import storage
+from transforms.errors import ConfigError
+from transforms.layout import TABLES, RunLayout
+from transforms.storage import FileStat
+
+# As storage.write_bytes names a file until it is whole.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
+_PARTITION = "run_id="
+_AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class Leftover(NamedTuple):
+    """What one attempt has left."""
+
+    name: str
+    """The run's id, or the name of a file that belongs to none."""
+    why: str
+    """Why nobody will miss it, or why it stays."""
+    lost: str | None
+    """What goes with it that running again could still use; None for nothing."""
+    planned: bool
+    """Publishing was interrupted: running again would complete it."""
+    half_replaced: bool
+    """It holds what is left of a run that was published: never deleted."""
+    folders: tuple[str, ...]
+    """What goes whole, in this order."""
+    files: tuple[str, ...]
+    """What goes before the folders."""
+    file_count: int
+    """All of them, those in its folders too."""
+    size_bytes: int
+    """Their bytes."""
+    newest_ns: int
+    """When the newest of them, or of its run's other files, was written; nanoseconds since the epoch."""
+
+
+class Survey(NamedTuple):
+    """What there is, old enough to be deleted or not."""
+
+    old: tuple[Leftover, ...]
+    """Abandoned."""
+    young: tuple[Leftover, ...]
+    """Possibly at work."""
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds that a text means.
+
+    Raises:
+        ConfigError: It is no age.
+
+    >>> parse_age("24h")
+    86400.0
+    """
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"--older-than must be a number with s, m, h or d, got {text!r}; 24h for example")
+    return float(found[1]) * _SECONDS[found[2]]
+
+
+def find_leftovers(output: str, older_than: float, now: float) -> Survey:
+    """Find what attempts have left.
+
+    Args:
+        output: The folder or URL that holds all runs.
+        older_than: Seconds; whose newest file is younger is possibly at work.
+        now: Seconds since the epoch.
+
+    Raises:
+        ConfigError: It is no folder of runs, or the storage does not list it.
+    """
+    place = storage.absolute(output).rstrip("/") or "/"
+    try:
+        if not any(storage.is_folder(storage.join(place, name)) for name in ("runs", *TABLES)):
+            raise ConfigError(f"output {output} holds no runs: there is neither runs nor {' nor '.join(TABLES)} in it")
+        found = [*_of_runs(place), *_of_output(place)]
+    except OSError as error:
+        raise ConfigError(f"output {output} cannot be listed: {error}") from error
+    limit = int((now - older_than) * 1e9)
+    return Survey(
+        tuple(leftover for leftover in found if leftover.newest_ns < limit),
+        tuple(leftover for leftover in found if leftover.newest_ns >= limit),
+    )
+
+
+def delete_leftover(output: str, leftover: Leftover) -> bool:
+    """Delete what is left of one attempt; nothing, and return False, where it is not as it was found.
+
+    Raises:
+        ConfigError: The storage does not delete it.
+    """
+    place = storage.absolute(output).rstrip("/") or "/"
+    try:
+        now_there = (_of_run(RunLayout(place, leftover.name)), *_of_output(place))
+        if leftover.half_replaced or leftover not in now_there:
+            return False
+        # The plan comes first: without it nobody takes what is half deleted for a run to complete.
+        for file in leftover.files:
+            storage.delete_file(file)
+        for folder in leftover.folders:
+            storage.delete_folder(folder)
+    except OSError as error:
+        raise ConfigError(f"{leftover.name} in {output} cannot be deleted: {error}") from error
+    return True
+
+
+def _of_runs(output: str) -> Iterator[Leftover]:
+    names = set(_folders(storage.join(output, "runs")))
+    for table in TABLES:
+        parts = _folders(storage.join(output, table))
+        names |= {name.removeprefix(_PARTITION) for name in parts if name.startswith(_PARTITION)}
+    for name in sorted(names):
+        leftover = _of_run(RunLayout(output, name))
+        if leftover is not None:
+            yield leftover
+
+
+def _of_output(output: str) -> Iterator[Leftover]:
+    for file in storage.list_folder(output, recursive=False):
+        if _is_temporary(file):
+            yield _leftover(
+                name=file.path.rpartition("/")[2],
+                why="a write that did not come to its end",
+                lost=None,
+                planned=False,
+                half_replaced=False,
+                folders=(),
+                files=(file.path,),
+                doomed=(file,),
+                newest=_newest((file,), output),
+            )
+
+
+def _of_run(layout: RunLayout) -> Leftover | None:
+    here = _files(layout.run_folder)
+    found = {file.path for file in here}
+    plan = _read(layout.plan).get("manifest", {}) if layout.plan in found else None
+    manifest = _read(layout.manifest) if layout.manifest in found else None
+    if layout.success in found:
+        return _beside_published(layout, here, plan, manifest)
+    tables = [folder for folder in map(layout.published_table, TABLES) if storage.is_folder(folder)]
+    folders = [*tables, *([layout.run_folder] if storage.is_folder(layout.run_folder) else [])]
+    if not folders:
+        return None
+    files = [*here, *(file for folder in tables for file in _files(folder))]
+    again = f"run again with --run-id {layout.run_id}"
+    half_replaced = manifest is not None and manifest != plan
+    if half_replaced and plan is not None:
+        why = f"its replacement by another run of that id was interrupted half-way; {again} to complete it"
+    elif half_replaced:
+        why = "it has a manifest and no _SUCCESS, as if someone had taken it back; delete it by hand"
+    elif plan is not None:
+        why = f"publishing it was interrupted; {again} to complete it"
+    elif layout.refused in found:
+        why = "it was refused, and nobody has mended the cause and run it again"
+    elif here:
+        why = "the attempt did not come to its end"
+    else:
+        why = "tables of a run that has neither manifest nor staged files"
+    return _leftover(
+        name=layout.run_id,
+        why=why,
+        lost=_lost(layout, here, plan),
+        planned=plan is not None,
+        half_replaced=half_replaced,
+        folders=folders,
+        files=[layout.plan] if plan is not None else [],
+        doomed=files,
+        newest=_newest(files, folders[0]),
+    )
+
+
+def _beside_published(
+    layout: RunLayout, here: Sequence[FileStat], plan: dict[str, Any] | None, manifest: dict[str, Any] | None
+) -> Leftover | None:
+    staged = _below(here, layout.staging)
+    loose = [file for file in here if file not in staged and (file.path == layout.refused or _is_temporary(file))]
+    folders = [layout.staging] if storage.is_folder(layout.staging) else []
+    if not folders and not loose:
+        return None
+    planned = plan is not None and plan != manifest
+    if planned:
+        why = f"a run to replace it is ready; run again with --run-id {layout.run_id} and --overwrite to publish it"
+    elif plan is not None:
+        why = "it is published, and clearing up after that was interrupted"
+    elif any(file.path == layout.refused for file in loose):
+        why = "it is published, and an attempt to replace it was refused"
+    elif folders:
+        why = "it is published, and an attempt to replace it did not come to its end"
+    else:
+        why = "it is published, and a write beside it did not come to its end"
+    return _leftover(
+        name=layout.run_id,
+        why=why,
+        lost=None if plan is not None and not planned else _lost(layout, here, plan),
+        planned=planned,
+        half_replaced=False,
+        folders=folders,
+        files=[*([layout.plan] if plan is not None else []), *(file.path for file in loose)],
+        doomed=[*staged, *loose],
+        newest=_newest(here, layout.run_folder),
+    )
+
+
+def _lost(layout: RunLayout, here: Sequence[FileStat], plan: dict[str, Any] | None) -> str | None:
+    if plan is not None:
+        ledger = plan.get("ledger", {})
+        return (
+            f"{ledger.get('scored', '?')} scored and {ledger.get('failed', '?')} failed images, ready to be published"
+        )
+    closed = sum(file.path.endswith(".parquet") for file in _below(here, layout.staged_table("scores")))
+    return f"{closed} files of scored images, which running again would keep" if closed else None
+
+
+def _leftover(
+    *, folders: Sequence[str], files: Sequence[str], doomed: Sequence[FileStat], newest: int, **said: Any
+) -> Leftover:
+    return Leftover(
+        folders=tuple(folders),
+        files=tuple(files),
+        file_count=len(doomed),
+        size_bytes=sum(file.size_bytes for file in doomed),
+        newest_ns=newest,
+        **said,
+    )
+
+
+def _newest(files: Sequence[FileStat], folder: str) -> int:
+    """Return when the newest of some files was written; without any, when their folder was; unknown counts as now."""
+    times = [int(file.version.partition("-")[0]) for file in files]
+    if not times:
+        filesystem, inner = storage.filesystem(folder)
+        times = [filesystem.get_file_info(inner).mtime_ns or 0]
+    return max(times) if all(times) else time.time_ns()
+
+
+def _below(files: Sequence[FileStat], folder: str) -> list[FileStat]:
+    return [file for file in files if file.path.startswith(storage.join(folder, ""))]
+
+
+def _files(folder: str) -> list[FileStat]:
+    return sorted(storage.list_folder(folder)) if storage.is_folder(folder) else []
+
+
+def _folders(folder: str) -> list[str]:
+    filesystem, inner = storage.filesystem(folder)
+    selected = fs.FileSelector(inner, allow_not_found=True, recursive=False)
+    return [info.base_name for info in filesystem.get_file_info(selected) if info.type == fs.FileType.Directory]
+
+
+def _is_temporary(file: FileStat) -> bool:
+    return _TEMPORARY.search(file.path) is not None
+
+
+def _read(path: str) -> dict[str, Any]:
+    """Return what a JSON file holds; nothing where it is damaged: it is like no other then, and nobody can use it."""
+    try:
+        content = json.loads(storage.read_bytes(path))
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}

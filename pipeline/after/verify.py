@@ -1,0 +1,369 @@
+"""Read a published run again, and hold it to every promise that it makes: what was published is still there, unchanged.
+
+Files are read twice: whole, for their digest, and a row group at a time, for what their rows say. Memory: a row group,
+and 8 bytes for each row of both tables, by which a path that is there twice is found.
+"""
+
+import hashlib
+import json
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from pipeline.after.published import PublishedRun, describe_run, locate_run, read_manifest
+from pipeline.after.verify_rows import failure_breaches, score_breaches
+from transforms import storage
+from transforms.errors import InputError
+from transforms.layout import TABLES, RunLayout, Table
+from transforms.publishing import Ledger
+from transforms.tables import FAILURES_SCHEMA, METADATA_PREFIX, scores_schema
+
+PROMISES = {
+    "manifest": "manifest.json is whole, of this run, and names files of both tables",
+    "files": "each file is there, with its size and SHA-256",
+    "pages": "each file has its rows, and pages that are what was written",
+    "strays": "no other file lies in the folders of its tables",
+    "schemas": "each table has its columns, and its files say the same of themselves",
+    "ledger": "listed = unique + duplicates, unique = scored + failed + skipped, as the files hold them",
+    "failures": "failures_by_code is what the failures table holds",
+    "codes": "stages and codes of failures are documented ones",
+    "paths": "no path is there twice, neither in a table nor in both",
+    "model": "one model has scored all rows",
+    "finite": "probabilities are finite",
+    "range": "probabilities lie in [0, 1]",
+    "sums": "rows sum to 1",
+    "predicted": "the predicted class is the strongest, of equal ones the first",
+    "top_k": "top_k holds the strongest classes in order, with their probabilities",
+    "margin": "margin is p1 - p2",
+    "entropy": "entropy is that of the probabilities",
+    "positive": "positive_labels are those over their threshold",
+    "latest": "latest.json, where it points to this run, points to what is there",
+}
+"""What is checked, in this order."""
+
+_CHUNK_BYTES = 1 << 20
+# More paths than these are not compared letter for letter: then the run is broken enough.
+_MOST_SUSPECTS = 1_000_000
+
+
+class Promise(NamedTuple):
+    """One promise, and whether it is kept."""
+
+    name: str
+    """One of PROMISES."""
+    broken: int
+    """How many files, rows, paths or entries break it; 0 where it is kept."""
+    example: str | None
+    """What is wrong with the first of them, and where."""
+    skipped: str | None
+    """Why it was not checked; None where it was."""
+
+
+class Verification(NamedTuple):
+    """A run held to its promises."""
+
+    run_id: str
+    """The run."""
+    output: str
+    """Where it lies."""
+    rows: dict[str, int]
+    """By table, as their files say."""
+    files: int
+    """Of both tables, as the manifest says."""
+    promises: tuple[Promise, ...]
+    """All of PROMISES, in their order."""
+
+    @property
+    def broken(self) -> tuple[Promise, ...]:
+        """Those that are not kept."""
+        return tuple(promise for promise in self.promises if promise.broken)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as what json.dumps takes."""
+        return {**self._asdict(), "promises": [promise._asdict() for promise in self.promises]}
+
+
+class _File(BaseModel):
+    table: Table
+    path: str
+    rows: int
+    size_bytes: int
+    sha256: str
+
+
+class _Manifest(BaseModel):
+    run_id: str
+    model_id: str
+    ledger: Ledger
+    failures_by_code: dict[str, int]
+    files: list[_File]
+
+
+def verify(text: str) -> Verification:
+    """Hold a published run to its promises.
+
+    Args:
+        text: As find_run takes it.
+
+    Raises:
+        InputError: There is no published run, or the storage does not give it.
+    """
+    layout = locate_run(text)
+    checks = _Checks(layout)
+    try:
+        checks.everything(text)
+    except OSError as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(f"run {text} cannot be read to its end: {reason}; nothing is said of it, try again") from error
+    return checks.result()
+
+
+class _Checks:
+    """Gathers what is found on the way through one run."""
+
+    def __init__(self, layout: RunLayout) -> None:
+        self._layout = layout
+        self._broken: dict[str, tuple[int, str]] = {}
+        self._skipped: dict[str, str] = {}
+        self._files: list[_File] = []
+        self._rows: dict[str, int] = dict.fromkeys(TABLES, 0)
+        self._codes: Counter[str] = Counter()
+        self._hashes = array("q")
+        self._read: list[tuple[str, int]] = []
+        self._run: PublishedRun | None = None
+        self._metadata: dict[bytes, bytes] = {}
+        self._top_k: int | None = None
+
+    def result(self) -> Verification:
+        promises = []
+        for name in PROMISES:
+            count, example = self._broken.get(name, (0, None))
+            promises.append(Promise(name, count, example, None if count else self._skipped.get(name)))
+        layout = self._layout
+        return Verification(layout.run_id, layout.output, dict(self._rows), len(self._files), tuple(promises))
+
+    def _add(self, promise: str, example: str, count: int = 1) -> None:
+        before, first = self._broken.get(promise, (0, example))
+        self._broken[promise] = before + count, first
+
+    def _skip(self, promises: Sequence[str], reason: str) -> None:
+        self._skipped.update(dict.fromkeys(promises, reason))
+
+    def everything(self, text: str) -> None:
+        try:
+            content = read_manifest(self._layout, text)
+            manifest = _Manifest.model_validate(content)
+        except InputError as error:
+            self._add("manifest", str(error))
+        except ValidationError as error:
+            first = error.errors()[0]
+            self._add("manifest", f"{'.'.join(map(str, first['loc']))}: {first['msg']}", error.error_count())
+        if "manifest" in self._broken:
+            self._skip(list(PROMISES), "there is no whole manifest to hold it against")
+            return
+        self._check_manifest(manifest)
+        for file in self._files:
+            if self._has_its_bytes(file):
+                self._check_table_file(file, content)
+        self._check_strays()
+        self._check_counts(manifest)
+        self._check_paths()
+        self._check_pointer()
+
+    def _check_manifest(self, manifest: _Manifest) -> None:
+        if manifest.run_id != self._layout.run_id:
+            self._add("manifest", f"it says run_id {manifest.run_id}")
+        for file in manifest.files:
+            place = storage.join(self._layout.output, file.path)
+            if storage.parent(place) == self._layout.published_table(file.table):
+                self._files.append(file)
+            else:
+                self._add("manifest", f"it names {file.path}, which is no file of its table {file.table}")
+        for table in TABLES:
+            if all(file.table != table for file in self._files):
+                self._add("manifest", f"it names no file of the table {table}")
+
+    def _has_its_bytes(self, file: _File) -> bool:
+        """Check a file's bytes; tell whether there are any."""
+        path = storage.join(self._layout.output, file.path)
+        found = storage.stat(path)
+        if found is None:
+            self._add("files", f"{file.path} is not there")
+            return False
+        if found.size_bytes != file.size_bytes:
+            self._add("files", f"{file.path} has {found.size_bytes:,} bytes, the manifest says {file.size_bytes:,}")
+        elif (digest := _digest(path)) != file.sha256:
+            self._add("files", f"{file.path} has SHA-256 {digest}, the manifest says {file.sha256}")
+        return True
+
+    def _check_table_file(self, file: _File, manifest: dict[str, Any]) -> None:
+        path = storage.join(self._layout.output, file.path)
+        filesystem, inner = storage.filesystem(path)
+        with filesystem.open_input_file(inner) as stream:
+            try:
+                parquet = pq.ParquetFile(stream, page_checksum_verification=True)
+            except (OSError, pa.ArrowException) as error:
+                self._add("pages", f"{file.path} is no Parquet file: {_first_line(error)}")
+                return
+            rows = parquet.metadata.num_rows
+            self._rows[file.table] += rows
+            if rows != file.rows:
+                self._add("pages", f"{file.path} has {rows} rows, the manifest says {file.rows}")
+            known = self._has_its_schema(file, parquet.schema_arrow, manifest)
+            for number in range(parquet.num_row_groups):
+                try:
+                    group = parquet.read_row_group(number)
+                except (OSError, pa.ArrowException) as error:
+                    self._add("pages", f"row group {number} of {file.path}: {_first_line(error)}")
+                    continue
+                if known:
+                    self._read.append((path, number))
+                    self._check_rows(file, group)
+
+    def _has_its_schema(self, file: _File, schema: pa.Schema, manifest: dict[str, Any]) -> bool:
+        """Check a file's columns and what it says of itself; tell whether its rows can be understood."""
+        if file.table == "failures":
+            return self._equals(file, schema, FAILURES_SCHEMA)
+        ours = METADATA_PREFIX.encode()
+        metadata = {key: value for key, value in (schema.metadata or {}).items() if key.startswith(ours)}
+        if self._run is None:
+            try:
+                self._run = describe_run(self._layout, manifest, schema, file.path)
+            except (InputError, ValueError) as error:
+                self._add("schemas", f"{file.path}: {_first_line(error)}")
+                return False
+            self._metadata = metadata
+            self._say_what_is_not_due(self._run)
+        if metadata != self._metadata:
+            keys = {*metadata, *self._metadata}
+            other = min(key.decode() for key in keys if metadata.get(key) != self._metadata.get(key))
+            self._add("schemas", f"{file.path} has another {other} than the files before it")
+            return False
+        classes = len(self._run.labels)
+        if manifest.get("num_classes", classes) != classes:
+            said = manifest["num_classes"]
+            self._add("schemas", f"{file.path} has {classes} labels, the manifest says {said} classes")
+        return self._equals(file, schema, scores_schema(classes, with_logits=self._run.has_logits))
+
+    def _equals(self, file: _File, found: pa.Schema, expected: pa.Schema) -> bool:
+        if found.equals(expected):
+            return True
+        if found.names != expected.names:
+            what = f"its columns are {', '.join(found.names)}; they should be {', '.join(expected.names)}"
+        else:
+            is_, should = next(pair for pair in zip(found, expected, strict=True) if pair[0] != pair[1])
+            what = f"{should.name} is {_kind(is_)}; it should be {_kind(should)}"
+        self._add("schemas", f"{file.path}: {what}")
+        return False
+
+    def _say_what_is_not_due(self, run: PublishedRun) -> None:
+        if run.activation != "softmax" and not run.one_unit:
+            self._skip(["sums"], f"activation {run.activation} does not say so")
+        if run.activation == "sigmoid" and run.thresholds is None:
+            self._skip(["positive"], "the files do not say their thresholds")
+        said = self._metadata.get(f"{METADATA_PREFIX}model_id".encode())
+        if said is not None and said.decode() != run.manifest["model_id"]:
+            self._add("model", f"files say {said.decode()}, the manifest says {run.manifest['model_id']}")
+
+    def _check_rows(self, file: _File, group: pa.Table) -> None:
+        paths = group["image_path"].to_pylist()
+        self._hashes.frombytes(_hashes(paths).tobytes())
+        if not paths:
+            return
+        if self._run is None or file.table == "failures":
+            self._codes.update(group["code"].to_pylist())
+            breaches = failure_breaches(group)
+        else:
+            breaches = score_breaches(group, self._run, self._entries_of_top_k(self._run, group))
+        for breach in breaches:
+            if breach.broken.any():
+                first = int(breach.broken.argmax())
+                example = f"{paths[first]} in {file.path}: {breach.says(first)}"
+                self._add(breach.promise, example, int(breach.broken.sum()))
+
+    def _entries_of_top_k(self, run: PublishedRun, group: pa.Table) -> int:
+        # A manifest that does not say it leaves it to the first row: all have as many.
+        said = run.manifest.get("config", {}).get("results", {}).get("top_k")
+        self._top_k = self._top_k or said or len(group["top_k"][0])
+        return min(max(self._top_k, 1), len(run.labels))
+
+    def _check_strays(self) -> None:
+        for table in TABLES:
+            folder = self._layout.published_table(table)
+            named = {storage.join(self._layout.output, file.path) for file in self._files}
+            for found in storage.list_folder(folder) if storage.is_folder(folder) else ():
+                if found.path not in named:
+                    self._add("strays", found.path.removeprefix(storage.join(self._layout.output, "")))
+
+    def _check_counts(self, manifest: _Manifest) -> None:
+        ledger = manifest.ledger
+        if mismatch := ledger.mismatch():
+            self._add("ledger", mismatch)
+        for table, name, count in (("scores", "scored", ledger.scored), ("failures", "failed", ledger.failed)):
+            if self._rows[table] != count:
+                self._add("ledger", f"it says {name} {count}, and the files of {table} have {self._rows[table]} rows")
+        said = manifest.failures_by_code
+        for code in sorted({*self._codes, *said}):
+            if self._codes[code] != said.get(code, 0):
+                self._add("failures", f"it says {said.get(code, 0)} {code}, and the files have {self._codes[code]}")
+
+    def _check_paths(self) -> None:
+        hashes = np.frombuffer(self._hashes, np.int64)
+        hashes.sort()
+        suspects = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[:_MOST_SUSPECTS]
+        if not len(suspects):
+            return
+        # Two paths may share a hash: those that do are read again, and compared letter for letter.
+        seen: dict[str, str] = {}
+        for path, number in self._read:
+            filesystem, inner = storage.filesystem(path)
+            with filesystem.open_input_file(inner) as stream:
+                paths = pq.ParquetFile(stream).read_row_group(number, columns=["image_path"])["image_path"].to_pylist()
+            name = path.removeprefix(storage.join(self._layout.output, ""))
+            for at in np.flatnonzero(np.isin(_hashes(paths), suspects)):
+                if paths[at] in seen:
+                    self._add("paths", f"{paths[at]} is in {seen[paths[at]]} and in {name}")
+                seen.setdefault(paths[at], name)
+
+    def _check_pointer(self) -> None:
+        if storage.stat(self._layout.latest) is None:
+            return
+        try:
+            pointer = json.loads(storage.read_bytes(self._layout.latest))
+            points_here = pointer["run_id"] == self._layout.run_id
+        except (ValueError, KeyError, TypeError) as error:
+            self._add("latest", f"latest.json is no pointer: {type(error).__name__}: {error}")
+            return
+        for name in ("manifest", *TABLES) if points_here else ():
+            place = storage.join(self._layout.output, str(pointer.get(name)))
+            if not (storage.stat(place) if name == "manifest" else storage.is_folder(place)):
+                self._add("latest", f"its {name} is {pointer.get(name)}, which is not there")
+
+
+def _digest(path: str) -> str:
+    filesystem, inner = storage.filesystem(path)
+    digest = hashlib.sha256()
+    with filesystem.open_input_stream(inner) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _hashes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
+    # Python's own hash of a text is of 64 bits, and salted: nobody can name files so that they collide.
+    return np.fromiter(map(hash, paths), np.int64, len(paths))
+
+
+def _kind(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]
