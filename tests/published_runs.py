@@ -21,7 +21,7 @@ from transforms.settings import CalibrationSettings, LimitSettings, WriteSetting
 
 
 def publish_scores(
-    output: Path,
+    output: Path | str,
     paths: Sequence[str],
     probabilities: npt.ArrayLike,
     *,
@@ -35,12 +35,13 @@ def publish_scores(
     failed: Sequence[str] = (),
     run_id: str = "night",
     group_rows: int = 2,
+    top_k: int = 1,
     max_failure_rate: float = 1.0,
 ) -> Outcome:
     """Publish a run, or refuse it.
 
     Args:
-        output: Folder of all runs.
+        output: Folder or URL of all runs.
         paths: Of the scored images, N.
         probabilities: float[N, C].
         labels: C names; None numbers the classes.
@@ -53,6 +54,7 @@ def publish_scores(
         failed: Paths of failed images.
         run_id: Of the run.
         group_rows: Rows of a row group.
+        top_k: Entries of the column top_k.
         max_failure_rate: Over it the run is refused.
     """
     p = np.asarray(probabilities, np.float32)
@@ -61,11 +63,13 @@ def publish_scores(
     schema = tables.scores_schema(p.shape[1], with_logits=raw is not None)
     metadata = tables.file_metadata(
         {
+            "model_id": "toy@1",
             "labels": json.dumps(names),
             "output": returns,
             "activation": activation,
             "num_units": str(num_units or p.shape[1]),
             "calibration": (calibration or CalibrationSettings()).model_dump_json(),
+            **({"thresholds": json.dumps([threshold] * p.shape[1])} if activation == "sigmoid" else {}),
         }
     )
     positive = None
@@ -85,7 +89,7 @@ def publish_scores(
                 [ImageRef(path, 1, "v") for path in paths[part]],
                 [ImageInfo(1, 1, "png", 1, "pillow")] * len(p[part]),
                 p[part],
-                summarise(p[part], 1, independent=activation == "sigmoid" and (num_units or p.shape[1]) > 1),
+                summarise(p[part], top_k, independent=activation == "sigmoid" and num_units != 1),
                 pa.array(names, pa.string()),
                 "toy@1",
                 0,

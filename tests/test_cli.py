@@ -1,6 +1,7 @@
 """The command as users run it: exit codes, one clear line an error, and answers without delay."""
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.cli import main
 from pipeline.run import _Interrupts
 from tests.model_zoo import pooled_model
@@ -179,3 +181,72 @@ def test_an_interrupted_run_exits_130_and_can_be_continued(
     resumed = re.search(r"resumed +(\d+) of", out)
     assert resumed is not None
     assert int(resumed[1]) >= 8
+
+
+def test_errors_are_one_line_without_secrets_whatever_they_quote(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A name with a line end, an escape and a signed URL in it forges nothing and tells nothing."""
+    assert main(["verify", f"{tmp_path}/a\n2026-11-26 ERROR \x1b[31mb"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"score-images: run {tmp_path}/a\\n2026-11-26 ERROR \\x1b[31mb: there is no run at ")
+    assert said.count("\n") == 1
+    assert main(["verify", "https://me:pw@host/out?sig=f00"]) == 2
+    assert capsys.readouterr().err == (
+        "score-images: storage scheme https:// of https://***@host/out?*** is not supported; use local, s3:// or gs://\n"
+    )
+
+
+@pytest.mark.parametrize("flags", [["--s3_secret_access_key=abc"], ["--s3_secret_access_key", "abc"]])
+def test_flags_given_in_the_wrong_place_are_refused_without_their_secrets(
+    flags: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beam's flags stand after --; who forgets that must not find a key in the scheduler's log."""
+    with pytest.raises(SystemExit) as raised:
+        main(["run", "--config", "c", "--input", "i", "--output", "o", *flags])
+    assert raised.value.code == 2
+    told = " ".join(flags).replace("abc", "***")
+    assert capsys.readouterr().err.endswith(f"score-images: error: unrecognized arguments: {told}\n")
+
+
+def log_of(name: str, *message: object, error: Exception | None = None) -> list[str]:
+    """Return the lines that the command's log has of a record."""
+    formatter = cli._PlainFormatter("%(levelname)s %(message)s")
+    logger = logging.getLogger(name)
+    about = (type(error), error, error.__traceback__) if error is not None else None
+    record = logger.makeRecord(name, logging.ERROR, __file__, 1, message[0], message[1:], about)
+    return formatter.format(record).split("\n")
+
+
+def test_names_cannot_write_lines_of_the_log() -> None:
+    """A record of ours is one line, without secrets."""
+    lines = log_of("transforms.loading", "loading %s failed", "cat\nERROR \x1b[31mall https://me:pw@host/x?sig=f00")
+    assert lines == ["ERROR loading cat\\nERROR \\x1b[31mall https://***@host/x?*** failed"]
+
+
+def test_what_others_log_in_several_lines_is_indented_below_the_first() -> None:
+    """Beam's and TensorFlow's texts stay readable, and none of their lines looks like a record."""
+    lines = log_of("apache_beam.runners", "failed:\nERROR not a record\x07\n  deeper %s", "https://h/?key=1")
+    assert lines == ["ERROR failed:", "  ERROR not a record\\x07", "    deeper https://h/?***"]
+
+
+def test_tracebacks_are_indented_and_without_secrets() -> None:
+    """Their last line quotes what was read."""
+    lines = log_of("transforms.loading", "it failed", error=ValueError("cat\nERROR all is lost https://h/?key=1\x9b"))
+    assert lines == ["ERROR it failed", "  ValueError: cat", "  ERROR all is lost https://h/?***\\x9b"]
+
+
+def test_a_crash_is_told_without_secrets() -> None:
+    """What nobody foresaw ends in Python's own traceback, on the same standard error."""
+    program = (
+        "from pipeline import cli\n"
+        "def main(): raise OSError('cat\\nscore-images: all is well \\x1b[2J https://me:pw@host/x?sig=f00')\n"
+        "cli.main = main\n"
+        "cli.entry_point()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-2:] == [
+        "  OSError: cat",
+        "  score-images: all is well \\x1b[2J https://***@host/x?***",
+    ]

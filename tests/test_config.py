@@ -89,6 +89,13 @@ class TestYaml:
             ("s: {a: 1, a: 1}", "x line 1, column 11 is not valid YAML: a stands here twice"),
             ("a: !!python/name:os.system 1", "x line 1, column 4 is not valid YAML: could not determine a constructor "
              "for the tag 'tag:yaml.org,2002:python/name:os.system'"),
+            ("!!python/object/apply:os.system [touch x]", "x line 1, column 1 is not valid YAML: could not determine a "
+             "constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.system'"),
+            ("a: !!python/object/new:os.system {}", "x line 1, column 4 is not valid YAML: could not determine a "
+             "constructor for the tag 'tag:yaml.org,2002:python/object/new:os.system'"),
+            ("a: !!python/module:os", "x line 1, column 4 is not valid YAML: could not determine a constructor for the "
+             "tag 'tag:yaml.org,2002:python/module:os'"),
+            ("a: !me 1", "x line 1, column 4 is not valid YAML: could not determine a constructor for the tag '!me'"),
             ("a: 1\n---\nb: 2\n", "x line 2, column 1 is not valid YAML: but found another document"),
             ("a: *b", "x line 1, column 4 is not valid YAML: found undefined alias 'b'"),
             ("a: \x07", "x is not valid YAML: unacceptable character #x0007: special characters are not allowed"),
@@ -242,6 +249,25 @@ class TestPaths:
             config = load_config(name)
             found = {config.model.path, config.model.hub_cache, config.labels.path, config.labels.thresholds}
             assert {*found, config.golden.path} == {expected}
+
+    def test_what_is_told_of_a_configuration_is_without_secrets(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Queries of URLs, and values of variables that say secret, where they were put and nowhere else."""
+        monkeypatch.setenv("HUB_TOKEN", "bi")
+        monkeypatch.setenv("LABELS_KEY", "hush")
+        monkeypatch.setenv("NAME", "cats")
+        text = "model: {path: 'https://me:pw@hub/${HUB_TOKEN}/${NAME}?sig=f00', name: '${NAME}'}\n"
+        text += "preprocess: {value_range: 0_1}\ncalibration:\n"
+        config = load(file, text, "labels.path=/${LABELS_KEY}/hush.txt", "limits={max_failures: 3}")
+        assert config.model.path == "https://me:pw@hub/bi/cats?sig=f00"
+        told = config.told()
+        assert told["model"]["path"] == "https://***@hub/***/cats?***"
+        assert (told["model"]["name"], told["labels"]["path"]) == ("cats", "/***/***.txt")
+        assert told["preprocess"]["interpolation"] == "bicubic"  # which holds the token's letters
+        rest = {key: value for key, value in config.model_dump(mode="json").items() if key not in ("model", "labels")}
+        assert {key: told[key] for key in rest} == rest
+        assert pickle.loads(pickle.dumps(config)).told() == told  # noqa: S301  it is our own
 
     def test_every_path_in_the_settings_is_resolved(self, file: Path) -> None:
         """A new setting that is a path must be added to the list: this finds it by its name."""

@@ -13,7 +13,7 @@ import pytest
 
 from transforms import storage
 from transforms.errors import ConfigError, FailureCode, InputError
-from transforms.inputs import BadName, InputSource, check_not_empty, list_input, parse_input
+from transforms.inputs import BadName, InputSource, check_not_empty, list_input, parse_input, resolve
 from transforms.records import ImageRef
 from transforms.settings import InputSettings
 
@@ -287,6 +287,24 @@ def manifest(folder: Path, name: str, content: str | bytes | pa.Table, **options
 def literal(*names: str) -> list[ImageRef]:
     """Return what a manifest's lines become: nothing is asked of the storage."""
     return [ImageRef(name, None, None) for name in names]
+
+
+def test_signed_urls_of_a_manifest_are_failures_without_their_signatures(tmp_path: Path) -> None:
+    """Each keeps a row of its own: without their queries they would be one image."""
+    entries = manifest(
+        tmp_path, "l.txt", "https://host/get?id=1&sig=f00\nhttps://host/get?id=2&sig=f00\nhttps://host/x\n"
+    )
+    assert [(entry.path, entry.error.message) for entry in entries if isinstance(entry, BadName)] == [
+        (name, f"storage scheme https:// of https://host/{rest} is not supported; use local, s3:// or gs://")
+        for name, rest in [
+            (f"{tmp_path}/l.txt#1", "get?***"),
+            (f"{tmp_path}/l.txt#2", "get?***"),
+            ("https://host/x", "x"),
+        ]
+    ]
+    found = resolve("https://me:pw@host/get?id=1")
+    assert isinstance(found, BadName)
+    assert found.path == "https://***@host/get?***"
 
 
 class TestNamesThatAreNotUnicode:

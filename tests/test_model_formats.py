@@ -1,7 +1,10 @@
 """Every format a team brings, each loaded for real, and the clear word for each that cannot be loaded."""
 
+import contextlib
 import logging
 import shutil
+import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -268,6 +271,27 @@ def test_lambda_layer_needs_trust(lambdas: Path, name: str) -> None:
         "is of your own making, or export it as a SavedModel"
     )
     np.testing.assert_allclose(load(path, trust=True).predict(PIXELS), LOGITS / 2, atol=2e-6)
+
+
+def test_keras_file_writes_nothing_outside_of_its_temporary_folder(
+    zoo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keras unpacks all that such an archive holds: names that lead out, absolute ones and links go nowhere else."""
+    path = Path(shutil.copy(zoo / "model.keras", tmp_path / "m.keras"))
+    link = zipfile.ZipInfo("assets/link")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(path, "a") as archive:
+        for name in ("../outside.txt", "assets/../../../outside.txt", f"{tmp_path}/absolute.txt", "assets/x"):
+            archive.writestr(name, "planted")
+        archive.writestr(link, str(tmp_path))
+        archive.writestr("assets/link/through.txt", "planted")
+    work = tmp_path / "a" / "b" / "temporary"
+    work.mkdir(parents=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
+    with contextlib.suppress(ModelError):
+        load(path)
+    outside = [file for file in tmp_path.rglob("*") if not file.is_relative_to(work) and not file.is_dir()]
+    assert outside == [path]
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "model.hdf5"])

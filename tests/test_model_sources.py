@@ -208,10 +208,14 @@ def test_failed_download_can_be_repeated(hub: HubServer, model: Path, cache: Pat
         ("link", tarfile.SYMTYPE),
         ("hard", tarfile.LNKTYPE),
         ("pipe", tarfile.FIFOTYPE),
+        ("disk", tarfile.BLKTYPE),
+        ("terminal", tarfile.CHRTYPE),
+        ("/../outside.txt", tarfile.REGTYPE),
+        ("a/./.././../outside.txt", tarfile.DIRTYPE),
     ],
 )
 def test_archive_writes_nothing_outside_its_folder(tmp_path: Path, name: str, kind: bytes) -> None:
-    """Paths that lead out, links and pipes are refused before anything is written."""
+    """Paths that lead out, links, pipes and devices are refused before anything is written."""
     member = tarfile.TarInfo(name)
     member.type, member.linkname = kind, "/etc"
     with tarfile.open(tmp_path / "a.tar", "w") as archive:

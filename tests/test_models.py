@@ -14,6 +14,7 @@ import pytest
 
 from tests import model_zoo
 from tests.model_zoo import expected_logits, photos, pooled_model
+from transforms import models
 from transforms.errors import ModelError, RunError
 from transforms.models import as_rows, describe_model, fingerprint_model, load_model
 from transforms.settings import ModelSettings, PreprocessSettings
@@ -412,3 +413,19 @@ def test_pixels_at_any_address_are_scored(tmp_path: Path, offset: int) -> None:
     np.testing.assert_array_equal(model.predict(pixels), model.predict(wanted))
     pixels.flags.writeable = False
     np.testing.assert_array_equal(model.predict(pixels), model.predict(wanted))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/models/cats/", "cats"),
+        ("/models/cats?v=1", "cats?v=1"),  # a folder may be called so
+        ("s3://models/cats#2", "cats#2"),
+        ("https://hub/google/cats/1", "1"),
+        ("https://hub/google/cats/1/?token=a/b#c", "1"),
+        ("https://me:pw@hub", "***@hub"),
+    ],
+)
+def test_models_are_named_without_secrets(path: str, name: str) -> None:
+    """The name is in every row: a handle's query is no part of it."""
+    assert models._name_of(path) == name

@@ -81,3 +81,12 @@ def test_unknown_runner_is_refused_with_those_there_are() -> None:
     """Beam's own list."""
     with pytest.raises(ConfigError, match=r"^--runner=FlingRunner cannot be used: .*Valid values are .*FlinkRunner"):
         pipeline_options(["--runner=FlingRunner"])
+
+
+def test_secrets_are_left_out_of_what_is_said_of_unknown_flags() -> None:
+    """The error goes to a scheduler's log."""
+    with pytest.raises(ConfigError) as caught:
+        pipeline_options(["--s3_secret_access_kee=abc", "--s3_secret_key", "def"])
+    assert str(caught.value) == (
+        "--s3_secret_access_kee=abc --s3_secret_key *** after -- is no flag of Apache Beam: nothing would heed it"
+    )

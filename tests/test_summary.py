@@ -84,6 +84,16 @@ def test_run_that_was_found_is_one_line() -> None:
     assert summary(result(found="why nothing was done")) == "why nothing was done"
 
 
+def test_names_cannot_write_lines_of_a_summary() -> None:
+    """Nor clear the screen above it; secrets of an address are left out."""
+    message = "run n1 is published in /out\n  failures  none\x1b[2J"
+    lines = summary(result(message=message, output="/o\x1b[2J\nut")).splitlines()
+    assert lines[:2] == ["run n1 is published in /out", "  failures  none\\x1b[2J"]
+    assert lines[6] == "  scores    /o\\x1b[2J\\nut/scores/run_id=n1"
+    assert len(lines) == 10
+    assert summary(result(found="found in https://me:pw@host/x?sig=1\x07")) == "found in https://***@host/x?***"
+
+
 @pytest.mark.parametrize("name", ["plain", "a b", "it's", 'q"q', "[1]", "st*r", "wh?t", "$HOME`x`!", "50%", "ñ🍏"])
 def test_query_can_be_pasted(tmp_path: Path, name: str) -> None:
     """Into a shell, which hands DuckDB one argument, which reads this run and no other."""
