@@ -106,9 +106,9 @@ class RunConfig(Settings):
 def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML configuration.
 
-    `${NAME}` in a text is an environment variable; the value of one whose name says secret, password, token, key or
-    credential is left out of manifests. Relative paths in the file start at the file's folder, those in
-    overrides and those that begin with a variable at the working directory. An empty section is as if left out.
+    `${NAME}` in a text is an environment variable; the value of one whose name says that it is secret is not told.
+    Relative paths in the file start at the file's folder, those in overrides and those that begin with a variable at
+    the working directory. An empty section is as if left out.
 
     Args:
         path: A YAML file.

@@ -25,7 +25,9 @@ preprocess:
 
 - `score-images config --check FILE` says whether a file is valid, `--schema` prints its JSON Schema for editors.
 - A key that does not exist is an error that names the nearest one; so is a key that stands there twice.
-- `${NAME}` in a text is the environment variable NAME; one that is not set is an error.
+- `${NAME}` in a text is the environment variable NAME; one that is not set is an error. The value of one whose name
+  says secret, password, token, key or credential is left out of manifests (not of the name of a model whose path ends
+  in it: give `model.name`).
 - Relative paths start at the folder of the file; those that begin with a variable, or come from `--set`, at the
   working directory. `~` is the home directory.
 - `--set KEY=VALUE` overrides one setting for one run: `--set limits.max_failure_rate=0.01`, several times if need

@@ -1,14 +1,18 @@
 """Whole runs on FnApiRunner, judged by what an analyst reads back."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config import load_config
 from pipeline.in_memory import score_in_memory
-from pipeline.run import RunRequest, run
+from pipeline.run import RunRequest, _asks_for, run
+from tests import model_zoo
+from tests.hub_server import HubServer
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
 from transforms.errors import ConfigError, ExitCode, InputError, ModelError, RunError
@@ -421,6 +425,57 @@ def test_unknown_beam_flags_are_refused(model: Path, photos: Path, tmp_path: Pat
     """Beam would drop a misspelt flag with a warning."""
     with pytest.raises(ConfigError, match="--direct_num_wrokers=2 after -- is no flag of Apache Beam"):
         run_quietly(small_config(model), [photos], tmp_path / "out", beam_flags=["--direct_num_wrokers=2"])
+
+
+def test_secrets_reach_no_file_of_a_run(
+    model: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token in the model's handle, a signed URL in a manifest, a key among flags, a secret of the environment."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("LABELS_TOKEN", "s3cret-folder")
+    (tmp_path / "s3cret-folder").mkdir()
+    (tmp_path / "s3cret-folder" / "labels.txt").write_text("a\nb\nc\nd\n")
+    (photos / "list.txt").write_text("000.png\nhttps://me:s3cret@host/a.png?sig=s3cret\n")
+    hub = HubServer()
+    try:
+        handle = f"{hub.serve('/cats/1', model_zoo.pack(model))}?token=s3cret"
+        (tmp_path / "c.yaml").write_text(
+            json.dumps(
+                {
+                    **small_config(model).model_dump(mode="json"),
+                    "model": {"path": handle, "hub_cache": str(tmp_path / "cache"), "output": "logits"},
+                    "labels": {"path": f"{tmp_path}/${{LABELS_TOKEN}}/labels.txt"},
+                    "limits": {"max_failure_rate": 0.6},
+                }
+            )
+        )
+        request = RunRequest(
+            load_config(tmp_path / "c.yaml"), [f"@{photos}/list.txt"], str(tmp_path / "out"), run_id="night",
+            beam_flags=["--s3_secret_access_key=s3cret", "--direct_num_workers=1"], show_progress=False,
+        )  # fmt: skip
+        layout = run(request).layout
+        strict = load_config(tmp_path / "c.yaml", ["limits.max_failure_rate=0.1"])
+        refused = run(replace(request, run_id="refused", config=strict))
+        assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
+    finally:
+        hub.close()
+    manifest = json.loads(Path(layout.manifest).read_text())
+    assert manifest["config"]["model"]["path"] == handle.replace("token=s3cret", "***")
+    assert manifest["config"]["labels"]["path"] == f"{tmp_path}/***/labels.txt"
+    assert manifest["beam_flags"] == ["--s3_secret_access_key=***", "--direct_num_workers=1"]
+    assert _asks_for(request, manifest)
+    (failure,) = read_table(layout, "failures").to_pylist()
+    assert (failure["image_path"], failure["message"]) == (
+        f"{photos}/list.txt#2",
+        "storage scheme https:// of https://***@host/a.png?*** is not supported; use local, s3:// or gs://",
+    )
+    scores = read_table(layout, "scores")
+    assert manifest["model_id"].startswith("1@")
+    assert scores["model_id"].to_pylist() == [manifest["model_id"]]
+    told = [json.dumps(scores.to_pylist(), default=str), str(scores.schema.metadata)]
+    told += [path.read_text() for path in (tmp_path / "out").rglob("*.json")]
+    assert len(told) == 6  # manifest, pointer, refusal, and the identity of what was refused
+    assert not [text for text in told if "s3cret" in text]
 
 
 def test_run_ids_that_cannot_be_folders_are_refused(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from pipeline.after import verify as verifying
 from pipeline.after.published import find_run
 from pipeline.after.verify import PROMISES, verify
 from pipeline.cli import main
+from tests.digits import Digits
 from tests.published_runs import publish_scores
 from transforms import storage
 from transforms.errors import InputError
@@ -85,6 +86,16 @@ def test_a_whole_run_keeps_every_promise(output: Path) -> None:
     assert (found.run_id, found.output, found.rows, found.files) == (
         "night", str(output), {"scores": 3, "failures": 1}, 2,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "skipped"), [("ten", set()), ("eight", set()), ("labels", {"sums"})])
+def test_runs_of_real_models_keep_every_promise(digits: Digits, kind: str, skipped: set[str]) -> None:
+    """As a pipeline has published them, thresholds included."""
+    layout = digits.layouts[kind]
+    found = verify(layout.run_folder)
+    assert found.broken == ()
+    assert found.rows == {"scores": 240, "failures": 0}
+    assert {promise.name for promise in found.promises if promise.skipped} == skipped
 
 
 def test_a_run_without_rows_keeps_every_promise(tmp_path: Path) -> None:
