@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import yaml
 
+from pipeline.before import inspect_text
 from pipeline.before.inspect_model import Inspection, inspect_model
 from pipeline.before.inspect_text import FILL_IN, config_text, inspection_text
 from pipeline.cli import main
@@ -347,3 +349,18 @@ def test_a_hub_handle_is_inspected(
     finally:
         server.close()
     assert f"\n  path: {handle}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("猫/models", "猫/models"),
+        ("cat\u202estac", '"cat\\u202Estac"'),
+        ("cat\x9b2J", '"cat\\x9B2J"'),
+        ("a\nb", '"a\\nb"'),
+    ],
+)
+def test_names_in_the_configuration_cannot_act(name: str, text: str) -> None:
+    """They come from the model; YAML's escapes say the same and do nothing to a terminal."""
+    assert inspect_text._scalar(name) == text
+    assert yaml.safe_load(text) == name

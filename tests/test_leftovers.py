@@ -223,6 +223,17 @@ def test_tables_of_no_run_and_half_written_files_are_found(tmp_path: Path) -> No
     assert not (tmp_path / "failures" / "run_id=hollow").exists()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["scores/run_id=", "scores/run_id=..", "failures/run_id=a b", "scores/notes", "runs/.trash", "runs/notes"],
+)
+def test_folders_that_are_not_ours_are_left_alone(tmp_path: Path, name: str) -> None:
+    """Whatever somebody keeps there; an empty name or .. would be all runs, or all output."""
+    publish(tmp_path)
+    storage.write_bytes(f"{tmp_path}/{name}/mine.txt", b"mine")
+    assert survey(tmp_path) == Survey((), ())
+
+
 def test_what_has_changed_since_it_was_listed_stays(tmp_path: Path) -> None:
     """An attempt that began again while somebody thought about the question."""
     layout = interrupt(tmp_path)

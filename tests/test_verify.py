@@ -351,6 +351,16 @@ def test_files_that_do_not_say_what_they_hold_are_named(output: Path) -> None:
     assert str(broken(output)["schemas"][1]).startswith(f"{SCORES}: run night: {SCORES} does not say its labels")
 
 
+def test_thresholds_of_another_number_of_labels_are_named(tmp_path: Path) -> None:
+    """They cannot be held against any row."""
+    publish_scores(tmp_path, PATHS[:1], [[0.3, 0.6]], activation="sigmoid")
+    table = pq.read_table(tmp_path / SCORES, partitioning=None)
+    said = {**table.schema.metadata, b"score_images.thresholds": b"[0.5]"}
+    pq.write_table(table.replace_schema_metadata(said), tmp_path / SCORES)
+    renew_entry(tmp_path, SCORES)
+    assert broken(tmp_path) == {"schemas": (1, f"{SCORES} has 1 thresholds for 2 labels")}
+
+
 def test_thresholds_that_no_file_says_are_not_guessed(tmp_path: Path) -> None:
     """Runs of earlier versions: what cannot be checked is said."""
     publish_scores(tmp_path, PATHS[:1], [[0.3, 0.6]], activation="sigmoid")

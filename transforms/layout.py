@@ -26,13 +26,18 @@ TABLES: tuple[Table, ...] = ("scores", "failures")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
+def is_run_id(name: str) -> bool:
+    """Tell whether a name can be a run's: a folder's name and a partition's value."""
+    return _RUN_ID.fullmatch(name) is not None
+
+
 def check_run_id(run_id: str) -> str:
     """Return a run id that can be a folder's name and a partition's value.
 
     Raises:
         ConfigError: It cannot.
     """
-    if not _RUN_ID.fullmatch(run_id):
+    if not is_run_id(run_id):
         raise ConfigError(
             f"run id {run_id!r} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', starting with a "
             "letter or digit, 2026-11-22 for example"

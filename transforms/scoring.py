@@ -23,6 +23,7 @@ from transforms.loading import load_rows
 from transforms.models import Classifier, fill_up, load_model
 from transforms.predicting import Answers, BatchPredictor, Pixels, Predict, is_out_of_memory
 from transforms.records import Failure, ImageBatch, now_us
+from transforms.redaction import redact
 from transforms.settings import (
     CalibrationSettings,
     DecodeSettings,
@@ -99,7 +100,7 @@ class Scorer:
 
     def __init__(self, plan: ScorerPlan, when_frozen: Callable[[], None] = lambda: None) -> None:
         started = time.perf_counter()
-        _LOG.info("loading model %s", plan.model.path)
+        _LOG.info("loading model %s", redact(plan.model.path))
         self.plan = plan
         self.classifier: Classifier = load_model(plan.model, plan.preprocess, when_frozen)
         description = self.classifier.description

@@ -15,7 +15,7 @@ from pyarrow import fs
 
 from transforms import storage
 from transforms.errors import ConfigError
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import TABLES, RunLayout, is_run_id
 from transforms.storage import FileStat
 
 # As storage.write_bytes names a file until it is whole.
@@ -125,7 +125,8 @@ def _of_runs(output: str) -> Iterator[Leftover]:
     for table in TABLES:
         parts = _folders(storage.join(output, table))
         names |= {name.removeprefix(_PARTITION) for name in parts if name.startswith(_PARTITION)}
-    for name in sorted(names):
+    # What is called otherwise is not ours; "" and ".." would even lead to other folders.
+    for name in sorted(filter(is_run_id, names)):
         leftover = _of_run(RunLayout(output, name))
         if leftover is not None:
             yield leftover
@@ -156,8 +157,9 @@ def _of_run(layout: RunLayout) -> Leftover | None:
         return _beside_published(layout, here, plan, manifest)
     tables = [folder for folder in map(layout.published_table, TABLES) if storage.is_folder(folder)]
     folders = [*tables, *([layout.run_folder] if storage.is_folder(layout.run_folder) else [])]
-    if not folders:
-        return None
+    known = {layout.refused, layout.manifest} & found or storage.is_folder(layout.staging) or not here
+    if not folders or not (tables or known):
+        return None  # there is none, or somebody keeps other things there
     files = [*here, *(file for folder in tables for file in _files(folder))]
     again = f"run again with --run-id {layout.run_id}"
     half_replaced = manifest is not None and manifest != plan

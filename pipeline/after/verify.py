@@ -236,7 +236,7 @@ class _Checks:
         if self._run is None:
             try:
                 self._run = describe_run(self._layout, manifest, schema, file.path)
-            except (InputError, ValueError) as error:
+            except (InputError, ValueError, TypeError) as error:
                 self._add("schemas", f"{file.path}: {_first_line(error)}")
                 return False
             self._metadata = metadata
@@ -246,7 +246,10 @@ class _Checks:
             other = min(key.decode() for key in keys if metadata.get(key) != self._metadata.get(key))
             self._add("schemas", f"{file.path} has another {other} than the files before it")
             return False
-        classes = len(self._run.labels)
+        classes, thresholds = len(self._run.labels), self._run.thresholds
+        if thresholds is not None and len(thresholds) != classes:
+            self._add("schemas", f"{file.path} has {len(thresholds)} thresholds for {classes} labels")
+            return False
         if manifest.get("num_classes", classes) != classes:
             said = manifest["num_classes"]
             self._add("schemas", f"{file.path} has {classes} labels, the manifest says {said} classes")

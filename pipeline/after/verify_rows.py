@@ -46,24 +46,29 @@ def score_breaches(rows: pa.Table, run: PublishedRun, k: int) -> Iterator[Breach
     Yields:
         A breach for each promise, also where no row breaks it.
     """
-    p = matrix(rows["probabilities"])
-    finite = finite_rows(p)
-    yield Breach("finite", ~finite, lambda i: f"class {np.isfinite(p[i]).argmin()} is not a finite number")
-    if not finite.all():
-        # What follows from probabilities is asked only of rows that have some.
-        p = np.where(finite[:, np.newaxis], p, np.float32(0))
+    written = matrix(rows["probabilities"])
+    finite = finite_rows(written)
+    yield Breach("finite", ~finite, lambda i: f"class {np.isfinite(written[i]).argmin()} is not a finite number")
+    p = _only(written, finite)
     slack = _slack(p, run)
     lowest, highest = p.min(axis=1), p.max(axis=1)
-    outside = finite & ((lowest < -slack) | (highest > 1 + slack))
+    outside = (lowest < -slack) | (highest > 1 + slack)
     yield Breach("range", outside, lambda i: f"they run from {lowest[i]:.9g} to {highest[i]:.9g}")
     sums = p.sum(axis=1, dtype=np.float64)
-    off = finite & (np.abs(sums - 1) > np.maximum(slack, _SUM_TOLERANCE)) & _exclusive(run)
+    off = finite & ~outside & (np.abs(sums - 1) > np.maximum(slack, _SUM_TOLERANCE)) & _exclusive(run)
     yield Breach("sums", off, lambda i: f"they sum to {sums[i]:.9g}")
-    for breach in _derived_breaches(rows, p, run, k):
-        yield breach._replace(broken=breach.broken & finite)
+    # What follows from probabilities is asked only of rows that have some.
+    usable = finite & ~outside
+    for breach in _derived_breaches(rows, _only(p, usable), run, k):
+        yield breach._replace(broken=breach.broken & usable)
     model_ids = _texts(rows["model_id"])
     expected = run.manifest["model_id"]
     yield Breach("model", _differs(model_ids, expected), lambda i: f"it is {model_ids[i]} there")
+
+
+def _only(p: _Float32, usable: _Bool) -> _Float32:
+    """Return the rows that can be reckoned with, and zeros for the others."""
+    return p if usable.all() else np.where(usable[:, np.newaxis], p, np.float32(0))
 
 
 def _exclusive(run: PublishedRun) -> bool:

@@ -179,4 +179,8 @@ def _other_lines(found: Inspection) -> Iterator[str]:
 
 
 def _scalar(value: Any) -> str:
-    return str(yaml.safe_dump(value, width=10**9, allow_unicode=True)).removesuffix("...\n").strip()
+    # Letters of all languages stay, unless characters that act are among them: then YAML's escapes stand for all.
+    plain = printable(str(value)) == str(value)
+    style = None if plain else '"'
+    text = yaml.safe_dump(value, width=10**9, allow_unicode=plain, default_style=style)
+    return str(text).removesuffix("...\n").strip()
