@@ -257,6 +257,7 @@ def test_a_store_is_cleaned_as_a_disk_is(bucket: str) -> None:
     gone = before - {file.path for file in storage.list_folder(f"{bucket}/out")}
     assert len(gone) == 7
     assert all("/_staging/" in path or "run_id=ghost" in path for path in gone)
+    assert survey(f"{bucket}/out") == Survey((), ())
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("24h", 86400), ("1.5d", 129600), (" 90m ", 5400), ("0s", 0)])

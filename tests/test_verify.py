@@ -500,5 +500,4 @@ def test_a_run_on_s3_is_verified_where_it_lies(bucket: str) -> None:
         "strays": stray,
         "ledger": "it says failed 1, and the files of failures have 0 rows",
         "failures": "it says 1 not_found, and the files have 0",
-        "latest": "its failures is failures/run_id=night, which is not there",
     }
