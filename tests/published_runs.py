@@ -81,9 +81,10 @@ def publish_scores(
     # Settings do not allow row groups as small as a test wants them.
     small = write.model_copy(update={"row_group_bytes": 1})
     writer = PartWriter(layout.staged_table("scores"), "scores", schema, metadata, small)
+    files = []
     for start in range(0, len(p), group_rows):
         part = slice(start, start + group_rows)
-        writer.write(
+        files += writer.write(
             tables.scores_batch(
                 schema,
                 [ImageRef(path, 1, "v") for path in paths[part]],
@@ -100,7 +101,7 @@ def publish_scores(
     failures = [Failure(ImageRef(path, None, None), Stage.READ, FailureCode.NOT_FOUND, "gone", 0) for path in failed]
     failures_writer = PartWriter(layout.staged_table("failures"), "failures", tables.FAILURES_SCHEMA, {}, write)
     failures_writer.write(tables.failures_batch(failures))
-    files = [*writer.close(), *failures_writer.close()]
+    files += [*writer.close(), *failures_writer.close()]
     manifest: dict[str, Any] = {
         "started_at": datetime(2026, 11, 22, tzinfo=UTC).isoformat(),
         "model_id": "toy@1",
