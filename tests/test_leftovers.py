@@ -81,7 +81,7 @@ def test_an_interrupted_attempt_goes_whole(tmp_path: Path) -> None:
     leftover = only(tmp_path)
     assert leftover.why == "the attempt did not come to its end"
     assert leftover.lost == "1 files of scored images, which running again would keep"
-    assert (leftover.name, leftover.file_count, leftover.planned, leftover.half_replaced) == ("noon", 3, False, False)
+    assert (leftover.name, leftover.file_count, leftover.planned, leftover.stays) == ("noon", 3, False, False)
     assert leftover.size_bytes == len(b"closed") + len(b"open") + Path(layout.staged_identity).stat().st_size
     assert delete_leftover(str(tmp_path), leftover)
     assert not Path(layout.run_folder).exists()
@@ -156,6 +156,32 @@ def test_a_plan_goes_before_what_it_moves(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "runs" / "night").exists()
 
 
+@pytest.mark.parametrize("pointer", ["night", "morning"])
+def test_a_run_that_lacks_nothing_but_its_success_stays_where_latest_points_to_it(tmp_path: Path, pointer: str) -> None:
+    """Killed before the last steps of publishing: its manifest is the plan's, and no older run is lost with it."""
+    layout = publish(tmp_path)
+    Path(layout.success).unlink()
+    manifest = json.loads(Path(layout.manifest).read_text())
+    storage.write_bytes(layout.plan, json.dumps({"manifest": manifest, "moves": []}).encode())
+    storage.write_bytes(layout.latest, json.dumps({"run_id": pointer}).encode())
+    before = tree(tmp_path)
+    leftover = only(tmp_path)
+    assert (leftover.planned, leftover.stays) == (True, pointer == "night")
+    assert leftover.why == "publishing it was interrupted; run again with --run-id night to complete it"
+    assert delete_leftover(str(tmp_path), leftover) is (pointer == "morning")
+    assert list(tree(tmp_path)) == (list(before) if pointer == "night" else ["latest.json"])
+
+
+def test_a_pointer_never_loses_its_run(tmp_path: Path) -> None:
+    """Not even one that others have half deleted."""
+    publish(tmp_path)
+    for name in ("_SUCCESS", "manifest.json"):
+        (tmp_path / "runs" / "night" / name).unlink()
+    leftover = only(tmp_path)
+    assert leftover.why == "latest.json points to it; publish another run, or delete both by hand"
+    assert not delete_leftover(str(tmp_path), leftover)
+
+
 def test_a_plan_to_replace_a_published_run_goes_without_it(tmp_path: Path) -> None:
     """Before its first step: the old run is whole."""
     layout = publish(tmp_path)
@@ -186,7 +212,7 @@ def test_what_is_left_of_a_published_run_is_never_deleted(tmp_path: Path, plan: 
         storage.write_bytes(layout.plan, plan)
     before = tree(tmp_path)
     leftover = only(tmp_path)
-    assert (leftover.why, leftover.half_replaced) == (why, True)
+    assert (leftover.why, leftover.stays) == (why, True)
     assert not delete_leftover(str(tmp_path), leftover)
     assert tree(tmp_path) == before
 

@@ -113,6 +113,11 @@ def test_a_run_without_rows_keeps_every_promise(tmp_path: Path) -> None:
         # A model that computes in float16 or bfloat16 has its own idea of 1; what it says is kept as it is.
         (np.float16([[0.3335, 0.3333, 0.3325]]), {"returns": "probabilities"}),
         ([[0.33203125, 0.33203125, 0.33203125]], {"returns": "probabilities"}),
+        # Of one unit the second is the model's, here a bfloat16; the first is reckoned from it.
+        (
+            [[1.00390625, -0.00390625]],
+            {"activation": "sigmoid", "num_units": 1, "returns": "probabilities"},
+        ),
         # Of a group, each row may have its own: the second lies within float32's tolerance only.
         ([[0.33203125, 0.33203125, 0.33203125], [0.1, 0.2, 0.70005]], {"returns": "probabilities"}),
     ],

@@ -2,7 +2,7 @@
 
 Nothing that is published is touched, and nothing that may be at work: what is younger than a limit is passed over,
 and looked at again right before it is deleted. Where publishing was interrupted, running again completes it: such
-staging goes only when that is asked for. A table goes only where no manifest describes it: it was never published.
+staging goes only when that is asked for. A table goes only where nothing says that it was ever published.
 """
 
 import json
@@ -36,8 +36,8 @@ class Leftover(NamedTuple):
     """What goes with it that running again could still use; None for nothing."""
     planned: bool
     """Publishing was interrupted: running again would complete it."""
-    half_replaced: bool
-    """It holds what is left of a run that was published: never deleted."""
+    stays: bool
+    """Never deleted: it holds what is left of a run that was published, or latest.json points to it."""
     folders: tuple[str, ...]
     """What goes whole, in this order."""
     files: tuple[str, ...]
@@ -108,7 +108,7 @@ def delete_leftover(output: str, leftover: Leftover) -> bool:
     place = storage.absolute(output).rstrip("/") or "/"
     try:
         now_there = (_of_run(RunLayout(place, leftover.name)), *_of_output(place))
-        if leftover.half_replaced or leftover not in now_there:
+        if leftover.stays or leftover not in now_there:
             return False
         # The plan comes first: without it nobody takes what is half deleted for a run to complete.
         for file in leftover.files:
@@ -140,7 +140,7 @@ def _of_output(output: str) -> Iterator[Leftover]:
                 why="a write that did not come to its end",
                 lost=None,
                 planned=False,
-                half_replaced=False,
+                stays=False,
                 folders=(),
                 files=(file.path,),
                 doomed=(file,),
@@ -163,12 +163,15 @@ def _of_run(layout: RunLayout) -> Leftover | None:
     files = [*here, *(file for folder in tables for file in _files(folder))]
     again = f"run again with --run-id {layout.run_id}"
     half_replaced = manifest is not None and manifest != plan
+    pointed_to = layout.run_id == _read(layout.latest).get("run_id") if storage.stat(layout.latest) else False
     if half_replaced and plan is not None:
         why = f"its replacement by another run of that id was interrupted half-way; {again} to complete it"
     elif half_replaced:
         why = "it has a manifest and no _SUCCESS, as if someone had taken it back; delete it by hand"
     elif plan is not None:
         why = f"publishing it was interrupted; {again} to complete it"
+    elif pointed_to:
+        why = "latest.json points to it; publish another run, or delete both by hand"
     elif layout.refused in found:
         why = "it was refused, and nobody has mended the cause and run it again"
     elif here:
@@ -180,7 +183,7 @@ def _of_run(layout: RunLayout) -> Leftover | None:
         why=why,
         lost=_lost(layout, here, plan),
         planned=plan is not None,
-        half_replaced=half_replaced,
+        stays=half_replaced or pointed_to,
         folders=folders,
         files=[layout.plan] if plan is not None else [],
         doomed=files,
@@ -212,7 +215,7 @@ def _beside_published(
         why=why,
         lost=None if plan is not None and not planned else _lost(layout, here, plan),
         planned=planned,
-        half_replaced=False,
+        stays=False,
         folders=folders,
         files=[*([layout.plan] if plan is not None else []), *(file.path for file in loose)],
         doomed=[*staged, *loose],

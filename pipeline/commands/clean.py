@@ -33,7 +33,7 @@ def call(args: argparse.Namespace) -> int:
     staying = [(leftover, f"younger than {args.older_than}: it may be at work") for leftover in survey.young]
     going = []
     for leftover in survey.old:
-        if leftover.half_replaced:
+        if leftover.stays:
             staying.append((leftover, leftover.why))
         elif leftover.planned and not args.yes:
             staying.append((leftover, f"{leftover.why}; only --yes deletes it: {leftover.lost}"))
