@@ -63,6 +63,8 @@ class RunRequest:
     """The run's name; None makes one of the time."""
     overwrite: bool = False
     """Replace a published run of that name."""
+    publish_anyway: bool = False
+    """Publish in spite of the limits on failures."""
     path_column: str = DEFAULT_PATH_COLUMN
     """The column of manifests that holds the paths."""
     beam_flags: Sequence[str] = ()
@@ -190,6 +192,7 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
         file_metadata=scorer.file_metadata(),
         manifest=_manifest(request, scorer, sources),
         overwrite=request.overwrite,
+        publish_anyway=request.publish_anyway,
     )
     return _Prepared(layout, sources, options, adopted, facts, model)
 

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import TABLES, RunLayout
+from transforms.limits import Overrun, find_overrun
 from transforms.part_files import write_empty_file
 from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
@@ -74,6 +75,8 @@ class RunFacts:
     """What goes into the manifest as it is: inputs, fingerprints, versions, configuration, times."""
     overwrite: bool = False
     """Replace a run that is published under this id."""
+    publish_anyway: bool = False
+    """Publish in spite of the limits; never in spite of the ledger."""
 
 
 class Outcome(NamedTuple):
@@ -106,7 +109,8 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         complete(layout)
         return read_outcome(layout)
     codes = _failures_by_code(files)
-    refusal = _refusal(facts, ledger, codes)
+    overrun = None if ledger.mismatch() else find_overrun(codes, ledger.unique, facts.limits)
+    refusal = _refusal(facts, ledger, codes, overrun)
     if refusal is not None:
         storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
         return refusal
@@ -119,6 +123,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "ledger": ledger._asdict(),
         "failures_by_code": codes,
+        "limits_overridden": overrun.record() if overrun else None,
         "files": entries,
     }
     storage.write_bytes(layout.plan, _json({"manifest": manifest, "moves": moves}))
@@ -126,29 +131,19 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
     return read_outcome(layout)
 
 
-def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int]) -> Outcome | None:
+def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Overrun | None) -> Outcome | None:
     kept = f"nothing is published; what was scored is kept in {facts.layout.staging}"
     mismatch = ledger.mismatch()
     if mismatch is not None:
         message = f"the ledger of run {facts.layout.run_id} does not add up: {mismatch}; {kept}"
         return Outcome(ExitCode.LEDGER_MISMATCH, message, ledger, codes)
-    judged = ledger.scored + ledger.failed
-    rate = ledger.failed / judged if judged else 0.0
-    limits = facts.limits
-    reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
-    over = None
-    if rate > limits.max_failure_rate:
-        over = (
-            f"{ledger.failed} of {judged} images failed ({rate:.2%}), "
-            f"limits.max_failure_rate allows {limits.max_failure_rate:.2%}"
-        )
-    elif limits.max_failures is not None and ledger.failed > limits.max_failures:
-        over = f"{ledger.failed} of {judged} images failed, limits.max_failures allows {limits.max_failures}"
-    if over is None:
+    if overrun is None or facts.publish_anyway:
         return None
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
     message = (
-        f"{over}: {reasons}; {kept}; mend the cause, or raise the limit, and run again with "
-        f"--run-id {facts.layout.run_id}: scored images are not scored again"
+        f"{overrun}: {reasons}; {kept}; mend the cause, or raise the limit, and run again with "
+        f"--run-id {facts.layout.run_id}: scored images are not scored again; with --publish-anyway besides, the run "
+        "is published in spite of its limits"
     )
     return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
 
@@ -285,6 +280,8 @@ def read_outcome(layout: RunLayout) -> Outcome:
         )
     manifest = _read_json(layout.manifest, "replace the run with --overwrite, or delete its _SUCCESS")
     message = f"run {layout.run_id} is published in {layout.output}"
+    if overridden := manifest.get("limits_overridden"):
+        message += f" in spite of its limits: {overridden['message']}"
     return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), manifest["failures_by_code"])
 
 
