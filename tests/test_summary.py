@@ -73,6 +73,15 @@ def test_resumed_run_counts_only_its_own_images() -> None:
     assert lines[4] == "  time      4.3 s start-up, 51.0 s for 102 images: 2.0 images/s"
 
 
+def test_delta_says_which_run_it_follows() -> None:
+    """What it has skipped took none of its time."""
+    outcome = Outcome(ExitCode.PUBLISHED, "done", Ledger(205, 1, 204, 5, 4, 195), {})
+    lines = summary(result()._replace(outcome=outcome, since="n0")).splitlines()
+    assert lines[2] == "  unique    204 = 5 scored + 4 failed + 195 skipped"
+    assert lines[3] == "  skipped   195 are as run n0, or one that it relies on, has scored them"
+    assert lines[4] == "  time      4.3 s start-up, 51.0 s for 9 images: 0.2 images/s"
+
+
 def test_run_that_took_no_time_has_no_rate() -> None:
     """And no division by zero."""
     assert "51.0" not in summary(result(seconds=0.0))

@@ -18,43 +18,13 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import TABLES, RunLayout
+from transforms.ledger import Ledger
 from transforms.limits import Overrun, find_overrun
 from transforms.part_files import write_empty_file
 from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 
 MANIFEST_VERSION = 1
-
-
-class Ledger(NamedTuple):
-    """Where every listed image went."""
-
-    listed: int
-    """Entries of all inputs."""
-    duplicates: int
-    """Entries beyond the first of the same path."""
-    unique: int
-    """Different paths, counted after the shuffle."""
-    scored: int
-    """Rows in the closed files of the scores table."""
-    failed: int
-    """Rows in the closed files of the failures table."""
-    skipped: int
-    """Images that an earlier published run has scored with the same fingerprints."""
-
-    def mismatch(self) -> str | None:
-        """Return what does not add up; None where both laws hold."""
-        if self.listed != self.unique + self.duplicates:
-            return (
-                f"listed {self.listed} is not unique {self.unique} + duplicates {self.duplicates}: "
-                f"{self.listed - self.unique - self.duplicates:+d}"
-            )
-        if self.unique != self.scored + self.failed + self.skipped:
-            return (
-                f"unique {self.unique} is not scored {self.scored} + failed {self.failed} + skipped {self.skipped}: "
-                f"{self.unique - self.scored - self.failed - self.skipped:+d}"
-            )
-        return None
 
 
 @dataclass(frozen=True)
@@ -301,6 +271,32 @@ def read_attempt(layout: RunLayout) -> Outcome:
     return Outcome(
         ExitCode(outcome["exit_code"]), outcome["message"], Ledger(**outcome["ledger"]), outcome["failures_by_code"]
     )
+
+
+def read_manifest(layout: RunLayout, way_out: str) -> dict[str, Any]:
+    """Read the manifest of a published run.
+
+    Raises:
+        ConfigError: It is missing or damaged; the message ends with the way out.
+    """
+    manifest = _read_json(layout.manifest, way_out)
+    if not isinstance(manifest, dict) or manifest.get("manifest_version") != MANIFEST_VERSION:
+        raise ConfigError(f"{layout.manifest} is no manifest of version {MANIFEST_VERSION}; {way_out}")
+    return manifest
+
+
+def latest_run_id(layout: RunLayout) -> str | None:
+    """Return the id of the run that was published last in this output; None where there was none.
+
+    Raises:
+        ConfigError: The pointer is damaged.
+    """
+    if storage.stat(layout.latest) is None:
+        return None
+    pointer = _read_json(layout.latest, way_out := "publish a run anew, or name a run by its id")
+    if not isinstance(pointer, dict) or not isinstance(pointer.get("run_id"), str):
+        raise ConfigError(f"{layout.latest} is damaged: it names no run; {way_out}")
+    return str(pointer["run_id"])
 
 
 def pending_manifest(layout: RunLayout) -> dict[str, Any] | None:
