@@ -99,10 +99,11 @@ def test_a_refusal_says_what_was_allowed_and_the_ways_out(tmp_path: Path) -> Non
     outcome = publish(facts, files, Ledger(6, 0, 6, 2, 3, 1))
     assert outcome.exit_code == ExitCode.TOO_MANY_FAILURES
     assert outcome.message == (
-        "3 of 6 images failed, 2 (33.33%) besides 1 not_found of limits.allowances; limits.max_failure_rate allows "
-        f"5.00%: 2 not_found, 1 empty_file; nothing is published; what was scored is kept in {tmp_path}/runs/night/"
-        "_staging; mend the cause, or raise the limit, and run again with --run-id night: scored images are not scored "
-        "again; with --publish-anyway besides, the run is published in spite of its limits"
+        "3 of 5 images failed; besides 1 not_found of limits.allowances 2 of 4 (50.00%), limits.max_failure_rate "
+        f"allows 5.00%: 2 not_found, 1 empty_file; nothing is published; what was scored is kept in {tmp_path}/runs/night/"
+        "_staging; mend the cause, raise the limit, or expect a code (limits.allowances), and run again with --run-id "
+        "night: scored images are not scored again; with --publish-anyway besides, the run is published in spite of "
+        "its limits"
     )
     assert read_attempt(facts.layout) == outcome
     assert not (tmp_path / "scores").exists()
@@ -121,7 +122,7 @@ def test_publish_anyway_overrides_the_limits_and_records_by_how_much(tmp_path: P
     )
     assert published_paths(tmp_path) == ["a", "b"]
     overridden = json.loads(Path(facts.layout.manifest).read_text())["limits_overridden"]
-    assert (overridden["failed"], overridden["images"], overridden["value"]) == (1, 3, 0.05)
+    assert (overridden["failed"], overridden["scored"], overridden["value"]) == (1, 2, 0.05)
 
 
 def test_publish_anyway_of_a_good_run_overrides_nothing(tmp_path: Path) -> None:

@@ -129,9 +129,9 @@ def test_too_many_failures_publish_nothing(model: Path, photos: Path, tmp_path: 
     assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
     assert refused.outcome.message == (
         "1 of 11 images failed (9.09%), limits.max_failure_rate allows 1.00%: 1 empty_file; nothing is published; "
-        f"what was scored is kept in {output}/runs/night/_staging; mend the cause, or raise the limit, and run again "
-        "with --run-id night: scored images are not scored again; with --publish-anyway besides, the run is published "
-        "in spite of its limits"
+        f"what was scored is kept in {output}/runs/night/_staging; mend the cause, raise the limit, or expect a code "
+        "(limits.allowances), and run again with --run-id night: scored images are not scored again; with "
+        "--publish-anyway besides, the run is published in spite of its limits"
     )
     assert not (output / "scores").exists()
     assert not (output / "latest.json").exists()

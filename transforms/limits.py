@@ -12,9 +12,9 @@ class Overrun(NamedTuple):
     failed: int
     """Failed images."""
     allowed: dict[str, int]
-    """Those of them that limits.allowances takes out of the count, by code."""
-    images: int
-    """All different images: scored, failed and skipped."""
+    """Those of them that limits.allowances takes out of all counts, by code."""
+    scored: int
+    """Scored images."""
     limit: str
     """The setting that is broken: max_failure_rate or max_failures."""
     value: float
@@ -27,17 +27,19 @@ class Overrun(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Failed images that count, over all images."""
-        return self.counted / self.images
+        """Failed images that count, over these and the scored ones."""
+        judged = self.counted + self.scored
+        return self.counted / judged if judged else 0.0
 
     def __str__(self) -> str:
         rate = f" ({self.rate:.2%})" if self.limit == "max_failure_rate" else ""
         value = f"{self.value:.2%}" if self.limit == "max_failure_rate" else f"{self.value}"
+        failed = f"{self.failed} of {self.failed + self.scored} images failed"
         if not self.allowed:
-            return f"{self.failed} of {self.images} images failed{rate}, limits.{self.limit} allows {value}"
+            return f"{failed}{rate}, limits.{self.limit} allows {value}"
         taken = ", ".join(f"{count} {code}" for code, count in self.allowed.items())
         return (
-            f"{self.failed} of {self.images} images failed, {self.counted}{rate} besides {taken} of limits.allowances; "
+            f"{failed}; besides {taken} of limits.allowances {self.counted} of {self.counted + self.scored}{rate}, "
             f"limits.{self.limit} allows {value}"
         )
 
@@ -46,20 +48,21 @@ class Overrun(NamedTuple):
         return {**self._asdict(), "counted": self.counted, "message": str(self)}
 
 
-def find_overrun(codes: Mapping[str, int], images: int, limits: LimitSettings) -> Overrun | None:
+def find_overrun(codes: Mapping[str, int], scored: int, limits: LimitSettings) -> Overrun | None:
     """Return by how much a run has more failed images than it may; None where it has not.
+
+    Skipped images count for nothing: a million of them would hide that tonight's new images have all failed.
 
     Args:
         codes: Failed images by code.
-        images: All different images. Skipped ones are scored ones of an earlier night: without them, a delta of few
-            images would be refused for the files that are broken every night.
+        scored: Scored images.
         limits: What is allowed.
     """
     taken = {code: min(count, limits.allowances.get(code, 0)) for code, count in codes.items()}
     allowed = {code: count for code, count in taken.items() if count}
-    by_rate = Overrun(sum(codes.values()), allowed, images, "max_failure_rate", limits.max_failure_rate)
-    if by_rate.counted and by_rate.rate > limits.max_failure_rate:
-        return by_rate
-    if limits.max_failures is not None and by_rate.counted > limits.max_failures:
-        return by_rate._replace(limit="max_failures", value=limits.max_failures)
+    found = Overrun(sum(codes.values()), allowed, scored, "max_failure_rate", limits.max_failure_rate)
+    if found.rate > limits.max_failure_rate:
+        return found
+    if limits.max_failures is not None and found.counted > limits.max_failures:
+        return found._replace(limit="max_failures", value=limits.max_failures)
     return None

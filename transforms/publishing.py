@@ -79,7 +79,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         complete(layout)
         return read_outcome(layout)
     codes = _failures_by_code(files)
-    overrun = None if ledger.mismatch() else find_overrun(codes, ledger.unique, facts.limits)
+    overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
     refusal = _refusal(facts, ledger, codes, overrun)
     if refusal is not None:
         storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
@@ -111,9 +111,9 @@ def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Ov
         return None
     reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
     message = (
-        f"{overrun}: {reasons}; {kept}; mend the cause, or raise the limit, and run again with "
-        f"--run-id {facts.layout.run_id}: scored images are not scored again; with --publish-anyway besides, the run "
-        "is published in spite of its limits"
+        f"{overrun}: {reasons}; {kept}; mend the cause, raise the limit, or expect a code (limits.allowances), and run "
+        f"again with --run-id {facts.layout.run_id}: scored images are not scored again; with --publish-anyway "
+        "besides, the run is published in spite of its limits"
     )
     return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
 
