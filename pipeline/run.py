@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -270,7 +271,9 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
                 result = pipeline.run()
                 result.wait_until_finish()
         except (Exception, KeyboardInterrupt) as error:
-            found = [match["message"] for match in _WORKER_ERROR.finditer(str(error))]
+            # A runner hands back what a worker has raised, or a text of it.
+            text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
+            found = [match["message"] for match in _WORKER_ERROR.finditer(text)]
             if found and not interrupts.seen:
                 raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
             how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error)}"

@@ -254,7 +254,7 @@ def test_page_with_a_wrong_byte_is_named(tmp_path: Path) -> None:
     path = night(tmp_path, "n1", [(f"image-{number}", "v1", 1) for number in range(500)])
     column = pq.read_metadata(path).row_group(0).column(0)
     data = bytearray(path.read_bytes())
-    data[column.data_page_offset + column.total_compressed_size // 2] ^= 0x10
+    data[column.data_page_offset + column.total_compressed_size - 5] ^= 0x10  # of the values, not of their header
     path.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
         list(read_earlier_rows(EarlierFile(str(path), 1, "n1", reusable=True)))
