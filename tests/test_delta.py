@@ -148,6 +148,20 @@ def test_lines_of_a_manifest_are_asked_for_their_versions(model: Path, photos: P
     assert both.outcome.ledger == Ledger(13, 6, 7, 0, 2, 5)
 
 
+def test_a_delta_in_several_bundles_loses_nothing(model: Path, photos: Path, tmp_path: Path) -> None:
+    """With two workers, versions are asked for in two bundles, and every image still has one fate."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"photos/{number:03}.png\n" for number in range(6)))
+    flags = ["--direct_num_workers=2"]
+    run_quietly(small_config(model), [f"@{listed}"], tmp_path / "out", run_id="n1", beam_flags=flags)
+    make_photo(photos / "004.png", 44)
+    delta = run_quietly(
+        small_config(model), [f"@{listed}"], tmp_path / "out", run_id="n2", since_run="n1", beam_flags=flags
+    )
+    assert delta.outcome.ledger == Ledger(6, 0, 6, 1, 0, 5)
+    assert scored(delta) == ["004.png"]
+
+
 def test_a_delta_in_an_object_store(model: Path, tmp_path: Path, bucket: str) -> None:
     """Images and runs in a bucket: what a folder's listing named is skipped by a manifest, and the reverse."""
     for number in range(4):

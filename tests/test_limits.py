@@ -24,12 +24,12 @@ CODES = {"not_found": 22, "corrupt_image": 8}
         ({"max_failure_rate": 0.045, "allowances": {"not_found": 22, "empty_file": 9}}, None),
         (
             {"max_failure_rate": 0.04, "allowances": {"not_found": 100}},
-            "30 of 200 images failed; besides 22 not_found of limits.allowances 8 of 178 (4.49%), "
+            "30 of 200 images failed; 8 of 178 (4.49%) besides 22 not_found of limits.allowances, "
             "limits.max_failure_rate allows 4.00%",
         ),
         (
             {"max_failure_rate": 1, "max_failures": 8, "allowances": {"not_found": 20, "corrupt_image": 1}},
-            "30 of 200 images failed; besides 20 not_found, 1 corrupt_image of limits.allowances 9 of 179, "
+            "30 of 200 images failed; 9 of 179 besides 20 not_found, 1 corrupt_image of limits.allowances, "
             "limits.max_failures allows 8",
         ),
         ({"max_failure_rate": 0, "max_failures": 0, "allowances": {"not_found": 22, "corrupt_image": 8}}, None),
@@ -68,7 +68,7 @@ def test_record_says_by_how_much() -> None:
         "scored": 170,
         "limit": "max_failure_rate",
         "value": 0.01,
-        "message": "30 of 200 images failed; besides 20 not_found of limits.allowances 10 of 180 (5.56%), "
+        "message": "30 of 200 images failed; 10 of 180 (5.56%) besides 20 not_found of limits.allowances, "
         "limits.max_failure_rate allows 1.00%",
     }
 

@@ -99,7 +99,7 @@ def test_a_refusal_says_what_was_allowed_and_the_ways_out(tmp_path: Path) -> Non
     outcome = publish(facts, files, Ledger(6, 0, 6, 2, 3, 1))
     assert outcome.exit_code == ExitCode.TOO_MANY_FAILURES
     assert outcome.message == (
-        "3 of 5 images failed; besides 1 not_found of limits.allowances 2 of 4 (50.00%), limits.max_failure_rate "
+        "3 of 5 images failed; 2 of 4 (50.00%) besides 1 not_found of limits.allowances, limits.max_failure_rate "
         "allows 5.00%: 2 not_found, 1 empty_file; nothing is published; what was scored is kept in "
         f"{tmp_path}/runs/night/_staging; mend the cause, raise the limit, or expect a code (limits.allowances), and "
         "run again with --run-id night: scored images are not scored again; with --publish-anyway besides, the run is "

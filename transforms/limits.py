@@ -39,7 +39,7 @@ class Overrun(NamedTuple):
             return f"{failed}{rate}, limits.{self.limit} allows {value}"
         taken = ", ".join(f"{count} {code}" for code, count in self.allowed.items())
         return (
-            f"{failed}; besides {taken} of limits.allowances {self.counted} of {self.counted + self.scored}{rate}, "
+            f"{failed}; {self.counted} of {self.counted + self.scored}{rate} besides {taken} of limits.allowances, "
             f"limits.{self.limit} allows {value}"
         )
 
