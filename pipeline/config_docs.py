@@ -66,6 +66,8 @@ def _values(field: dict[str, Any]) -> str:
     if field["type"] == "array":
         count = f"{field['minItems']} " if field.get("minItems") == field.get("maxItems", -1) else ""
         return f"list of {count}{_plural(field.get('items') or field['prefixItems'][0])}"
+    if field["type"] == "object":
+        return f"mapping to {_plural(field['additionalProperties'])}"
     names = {"integer": "whole number", "number": "number", "boolean": "`true` or `false`", "string": "text"}
     return names[field["type"]] + _range(field)
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 _MUST_BE = {
     "bool_parsing": "true or false",
     "bool_type": "true or false",
+    "dict_type": "a mapping: indented lines of key: value",
     "finite_number": "a finite number",
     "float_parsing": "a number",
     "float_type": "a number",
@@ -79,17 +80,18 @@ def _must_be(problem: ErrorDetails, key: str) -> str:
 
 
 def _key(model: type[BaseModel], location: Sequence[str | int]) -> str:
-    """Return section.field, with [i] for an entry of a list.
+    """Return section.field, with [i] for an entry of a list and .key for one of a mapping.
 
     What pydantic adds for the members of a union is left out: it means nothing to a reader of the file.
     """
     key = ""
     section: type[BaseModel] | None = model
-    in_union = False
+    in_mapping = in_union = False
     for part in location:
-        if section is not None:
+        if section is not None or in_mapping:
             key = f"{key}.{part}" if key else str(part)
-            section = _section_of(section, part)
+            in_mapping = section is not None and _is_mapping(section, part)
+            section = _section_of(section, part) if section is not None else None
         elif isinstance(part, str):
             in_union = True
         elif not in_union:
@@ -101,6 +103,11 @@ def _section_of(model: type[BaseModel], name: str | int) -> type[BaseModel] | No
     field = model.model_fields.get(str(name))
     kind: Any = field.annotation if field else None
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _is_mapping(model: type[BaseModel], name: str | int) -> bool:
+    field = model.model_fields.get(str(name))
+    return field is not None and get_origin(field.annotation) is dict
 
 
 def _section(model: type[BaseModel], location: Sequence[str]) -> type[BaseModel] | None:

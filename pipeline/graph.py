@@ -3,6 +3,8 @@
 inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables -> PublishRun
              |                            |              |               |
              +---------- failures --------+--------------+---------------+
+
+In a delta, StatImages stands beside the way from SkipScored to LoadBatches.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +16,7 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
 from pipeline.config import RunConfig
+from transforms.earlier_runs import EarlierFile
 from transforms.inputs import BadName, InputSource, resolve
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
@@ -23,6 +26,7 @@ from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.score_batches import ScoreBatches
 from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
+from transforms.stat_images import StatImages
 from transforms.tables import failures_batch
 from transforms.write_tables import WriteTables
 
@@ -59,11 +63,13 @@ class Scored(NamedTuple):
     failures: beam.PCollection[Failure]
     """One for each image that has no row, with its reason."""
     todo: beam.PCollection[ImageRef | Failure]
-    """Every path once, without those of done_files."""
+    """Every path once, without those of done_files and without what is skipped."""
     duplicates: beam.PCollection[int]
     """How often a path was listed again."""
     unlisted: beam.PCollection[int]
     """A 1 for each row of done_files whose path is not listed."""
+    skipped: beam.PCollection[int]
+    """A 1 for each image that a row of earlier_files stands for: the newest one of its path, of the same version."""
 
 
 @dataclass
@@ -83,6 +89,8 @@ class ScoreImages(beam.PTransform):
     """From `load`; left out, the constructor loads it: whatever does not fit is found where the pipeline is built."""
     done_files: Sequence[str] = ()
     """Parquet files whose images are not scored again."""
+    earlier_files: Sequence[EarlierFile] = ()
+    """Scores of earlier runs, whose images are scored again only where they have changed."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -90,7 +98,7 @@ class ScoreImages(beam.PTransform):
 
     def __getstate__(self) -> dict[str, Any]:
         # A loaded model cannot be pickled; it is loaded again where this is unpickled.
-        return {"config": self.config, "done_files": self.done_files}
+        return {"config": self.config, "done_files": self.done_files, "earlier_files": self.earlier_files}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -98,15 +106,21 @@ class ScoreImages(beam.PTransform):
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, paths: beam.PCollection) -> Scored:
         """Shuffle paths, then load and score in one fused stage: pixels are never shuffled."""
-        unique = paths | "AsRefs" >> beam.Map(_as_listed) | SkipScored(self.done_files)
-        refs = unique.todo | "OnlyRefs" >> beam.Filter(_is_ref).with_output_types(ImageRef)
-        list_failures = unique.todo | "OnlyFailures" >> beam.Filter(_is_failure).with_output_types(Failure)
+        unique = paths | "AsRefs" >> beam.Map(_as_listed) | SkipScored(self.done_files, self.earlier_files)
+        todo, skipped = unique.todo, unique.skipped
+        if self.earlier_files:
+            # Only what has a row is asked for, once a path and on all workers; the rest is read anyway.
+            asked = unique.unasked | StatImages(self.config.load)
+            todo = (todo, asked.todo) | "AllTodo" >> beam.Flatten()
+            skipped = (skipped, asked.skipped) | "AllSkipped" >> beam.Flatten()
+        refs = todo | "OnlyRefs" >> beam.Filter(_is_ref).with_output_types(ImageRef)
+        list_failures = todo | "OnlyFailures" >> beam.Filter(_is_failure).with_output_types(Failure)
         classifier = self._model.scorer.classifier
         plan = self.config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
         loaded = refs | LoadBatches(plan)
         scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), classifier.fingerprint, self._model.shared)
         failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
-        return Scored(scored.scores, failures, unique.todo, unique.duplicates, unique.unlisted)
+        return Scored(scored.scores, failures, todo, unique.duplicates, unique.unlisted, skipped)
 
 
 def build(
@@ -116,6 +130,7 @@ def build(
     facts: RunFacts,
     model: LoadedModel,
     adopted: Sequence[WrittenFile] = (),
+    earlier: Sequence[EarlierFile] = (),
 ) -> beam.PCollection[Outcome]:
     """Put a whole run into a pipeline.
 
@@ -126,12 +141,13 @@ def build(
         facts: Where and how to publish.
         model: The loaded model.
         adopted: Files of an earlier attempt of the same run.
+        earlier: Scores of earlier runs, for a delta.
 
     Returns:
         One Outcome.
     """
     listed = pipeline | ListImages(tuple(sources), config.input)
-    scored = listed | ScoreImages(config, model, [file.path for file in adopted])
+    scored = listed | ScoreImages(config, model, [file.path for file in adopted], earlier)
     staged = facts.layout.staged_table
     scores = scored.scores | "WriteScores" >> WriteTables(
         staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata
@@ -146,6 +162,7 @@ def build(
         duplicates=scored.duplicates | "SumDuplicates" >> beam.CombineGlobally(sum),
         unique=scored.todo | "CountUnique" >> beam.combiners.Count.Globally(),
         unlisted=scored.unlisted | "SumUnlisted" >> beam.CombineGlobally(sum),
+        skipped=scored.skipped | "SumSkipped" >> beam.CombineGlobally(sum),
     )
     return (scores, failures) | "Written" >> beam.Flatten() | PublishRun(facts, counted, adopted)
 

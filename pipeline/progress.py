@@ -32,12 +32,13 @@ def progress_line(counts: Counts, adopted: int, rate: float) -> str:
     'listed 200, scored 90, failed 10, 50.0 images/s, 2 s left'
     """
     listed = counts.get("listed_images", 0)
+    skipped = counts.get("skipped_images", 0)
     scored = counts.get("scored_images", 0) + adopted
     failed = failed_images(counts)
-    line = f"listed {listed}, scored {scored}, failed {failed}"
+    line = f"listed {listed}, " + (f"skipped {skipped}, " if skipped else "") + f"scored {scored}, failed {failed}"
     if rate <= 0:
         return line
-    return f"{line}, {rate:.1f} images/s, {_duration(max(listed - scored - failed, 0) / rate)} left"
+    return f"{line}, {rate:.1f} images/s, {_duration(max(listed - skipped - scored - failed, 0) / rate)} left"
 
 
 def failed_images(counts: Counts) -> int:
@@ -118,7 +119,8 @@ class ShowProgress:
             task = bar.add_task("starting", total=None)
             while not self._stop.wait(_BAR_SECONDS):
                 counts = self._counts()
-                done = counts.get("scored_images", 0) + failed_images(counts) + self._adopted
+                done = sum(counts.get(f"{verb}_images", 0) for verb in ("scored", "skipped"))
+                done += failed_images(counts) + self._adopted
                 listed = counts.get("listed_images", 0)
                 line = progress_line(counts, self._adopted, self._rate(counts))
                 # Duplicates are listed and never scored, so the bar may end a little early; it never overshoots.

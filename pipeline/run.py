@@ -8,6 +8,7 @@ import re
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
+from transforms.earlier_runs import LATEST, Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import RunLayout, check_run_id, new_run_id
@@ -38,7 +40,7 @@ from transforms.publishing import (
 )
 from transforms.redaction import redact_flags, redact_value
 from transforms.scoring import Scorer
-from transforms.staging import Adopted, claim_staging
+from transforms.staging import Adopted, claim_staging, read_identity
 from transforms.tables import FAILURES_SCHEMA
 
 _LOG = logging.getLogger(__name__)
@@ -64,6 +66,10 @@ class RunRequest:
     """The run's name; None makes one of the time."""
     overwrite: bool = False
     """Replace a published run of that name."""
+    publish_anyway: bool = False
+    """Publish in spite of the limits on failures."""
+    since_run: str | None = None
+    """Skip what this published run, or one that it relies on, has scored as it is: its id, or `latest`."""
     path_column: str = DEFAULT_PATH_COLUMN
     """The column of manifests that holds the paths."""
     beam_flags: Sequence[str] = ()
@@ -91,6 +97,8 @@ class RunResult(NamedTuple):
     """From launch to end."""
     counts: dict[str, int]
     """`<verb>_<unit>` sums; thread time in ms."""
+    since: str | None = None
+    """The run that this one is a delta of; None where it is none."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +108,7 @@ class _Prepared:
     options: PipelineOptions
     adopted: Adopted
     facts: RunFacts
+    chain: Chain | None
     model: LoadedModel = field(repr=False)
 
 
@@ -124,7 +133,8 @@ def run(request: RunRequest) -> RunResult:
     counts = _launch(request, prepared)
     ended = time.monotonic()
     outcome = read_attempt(layout)
-    return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts)
+    since = prepared.chain.run_id if prepared.chain else None
+    return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since)
 
 
 def _layout(request: RunRequest) -> RunLayout:
@@ -134,10 +144,13 @@ def _layout(request: RunRequest) -> RunLayout:
         request.output.encode()
     except UnicodeEncodeError as error:
         raise ConfigError(f"output {request.output!a} is not valid UTF-8; give another folder") from error
-    return RunLayout(
+    layout = RunLayout(
         storage.absolute(request.output).rstrip("/") or "/",
         check_run_id(request.run_id) if request.run_id is not None else new_run_id(datetime.now(UTC)),
     )
+    if request.since_run is not None:
+        check_since(layout, request.since_run)
+    return layout
 
 
 def _find(request: RunRequest, layout: RunLayout) -> str | None:
@@ -155,7 +168,10 @@ def _find(request: RunRequest, layout: RunLayout) -> str | None:
 
 
 def _asks_for(request: RunRequest, manifest: dict[str, Any]) -> bool:
-    """Tell whether a request has the inputs and the configuration of a manifest."""
+    """Tell whether a request has the inputs and the configuration of a manifest, and is a delta where that is one."""
+    followed = manifest.get("since_run")
+    if request.since_run not in ((LATEST, followed["run_id"]) if followed else (None,)):
+        return False
     wanted = {"inputs": redact_value(_inputs(_sources(request))), "config": request.config.told()}
     return all(manifest[key] == value for key, value in wanted.items())
 
@@ -177,10 +193,11 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     scorer = model.scorer
     check_golden(scorer, request.config)
     try:
-        adopted = claim_staging(layout, _identity(scorer, sources))
+        chain = _chain(request, layout, scorer)
+        adopted = claim_staging(layout, _identity(scorer, sources, chain))
         storage.delete_file(layout.refused)
     except OSError as error:
-        raise ConfigError(f"output {request.output} cannot be written: {error}") from error
+        raise ConfigError(f"output {request.output} cannot be read or written: {error}") from error
     if adopted.rows:
         _LOG.info("run %s goes on: %d images were scored before", layout.run_id, adopted.rows)
     facts = RunFacts(
@@ -189,16 +206,30 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
         write=request.config.write,
         schemas={"scores": scorer.schema, "failures": FAILURES_SCHEMA},
         file_metadata=scorer.file_metadata(),
-        manifest=_manifest(request, scorer, sources),
+        manifest={**_manifest(request, scorer, sources), "since_run": chain and chain.record()},
         overwrite=request.overwrite,
+        publish_anyway=request.publish_anyway,
     )
-    return _Prepared(layout, sources, options, adopted, facts, model)
+    return _Prepared(layout, sources, options, adopted, facts, chain, model)
 
 
-def _identity(scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
+def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | None:
+    """Return the runs that a delta follows; None for a full night."""
+    if request.since_run is None:
+        return None
+    begun = (read_identity(layout) if request.since_run == LATEST else None) or {}
+    # Another run may have been published since this one was begun: it goes on as it was begun.
+    run_ids = begun["since_run"] if "since_run" in begun else find_chain(layout, request.since_run)
+    chain = open_chain(layout, run_ids, scorer.fingerprints)
+    _LOG.info("%s", chain)
+    return chain
+
+
+def _identity(scorer: Scorer, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:
     """Return what a run is begun with: another attempt must have the same, or one run would mix two."""
+    delta = {} if chain is None else {"since_run": [run.run_id for run in chain.runs]}
     inputs = [[source.kind, source.path, source.path_column, _manifest_version(source)] for source in sources]
-    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id, "inputs": sorted(inputs, key=str)}
+    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id, "inputs": sorted(inputs, key=str), **delta}
 
 
 def _manifest_version(source: InputSource) -> str | None:
@@ -233,7 +264,8 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
 
 def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
     pipeline = beam.Pipeline(options=prepared.options)
-    build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files)
+    earlier = prepared.chain.files if prepared.chain else ()
+    build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files, earlier)
     watch = request.show_progress and is_in_process(prepared.options)
     progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
     with _Interrupts() as interrupts:
@@ -242,7 +274,9 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
                 result = pipeline.run()
                 result.wait_until_finish()
         except (Exception, KeyboardInterrupt) as error:
-            found = [match["message"] for match in _WORKER_ERROR.finditer(str(error))]
+            # A runner hands back what a worker has raised, or a text of it.
+            text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
+            found = [match["message"] for match in _WORKER_ERROR.finditer(text)]
             if found and not interrupts.seen:
                 raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
             how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error)}"

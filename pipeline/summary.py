@@ -22,6 +22,10 @@ def summary(result: RunResult) -> str:
     if outcome.failures_by_code:
         codes = ", ".join(f"{count} {code}" for code, count in outcome.failures_by_code.items())
         lines.append(f"  failures  {codes}")
+    if ledger.skipped:
+        lines.append(
+            f"  skipped   {ledger.skipped} are as run {result.since}, or one that it relies on, has scored them"
+        )
     if result.adopted:
         lines.append(f"  resumed   {result.adopted} of the scored images come from an earlier attempt")
     done = ledger.scored + ledger.failed - result.adopted

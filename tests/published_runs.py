@@ -13,9 +13,10 @@ import pyarrow as pa
 from transforms import tables
 from transforms.errors import FailureCode, Stage
 from transforms.layout import RunLayout
+from transforms.ledger import Ledger
 from transforms.part_files import PartWriter
 from transforms.probabilities import summarise
-from transforms.publishing import Ledger, Outcome, RunFacts, publish
+from transforms.publishing import Outcome, RunFacts, publish
 from transforms.records import Failure, ImageInfo, ImageRef
 from transforms.settings import CalibrationSettings, LimitSettings, WriteSettings
 

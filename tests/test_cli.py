@@ -113,6 +113,27 @@ def test_too_many_failures_is_exit_3(config: Path, tmp_path: Path, capsys: pytes
     assert not (tmp_path / "out" / "scores").exists()
 
 
+def test_publish_anyway_is_exit_0_and_says_in_spite_of_what(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The way out that the refusal names, taken."""
+    make_photos(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "bad.jpg").write_text("no picture")
+    arguments = ["run", "--config", str(config), "--input", str(tmp_path / "photos"), "--output",
+                 str(tmp_path / "out"), "--run-id", "night"]  # fmt: skip
+    assert main(arguments) == 3
+    assert "with --publish-anyway besides, the run is published in spite of its limits" in capsys.readouterr().out
+    assert main([*arguments, "--publish-anyway"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        f"run night is published in {tmp_path}/out in spite of its limits: 1 of 4 images failed (25.00%), "
+        "limits.max_failure_rate allows 5.00%"
+    )
+    assert "  resumed   3 of the scored images come from an earlier attempt" in lines
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == f"run night is already published in {tmp_path}/out: nothing was done\n"
+
+
 def test_config_check_and_schema(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The schema is JSON Schema, the check names the file."""
     assert main(["config", "--schema"]) == 0

@@ -12,11 +12,12 @@ from pydantic import BaseModel
 from pipeline.config import RunConfig, load_config
 from pipeline.config_docs import configuration_markdown
 from pipeline.yaml_text import parse_yaml
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, FailureCode
 
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
 SECTIONS = "model, labels, preprocess, calibration, results, limits, golden, input, decode, load, batch, write"
+CODES = ", ".join(FailureCode)
 
 
 @pytest.fixture
@@ -307,6 +308,7 @@ class TestOverrides:
                 "results.logits=true",
                 "limits.max_failures=7",
                 "limits.max_failures=",
+                "limits.allowances.not_found=100",
             ],
         )
         assert config.limits.max_failure_rate == 0.01
@@ -315,6 +317,7 @@ class TestOverrides:
         assert config.model.name == "a=b"
         assert (config.results.top_k, config.results.logits) == (3, True)
         assert config.limits.max_failures is None  # nothing behind the sign: left out
+        assert config.limits.allowances == {"not_found": 100}
 
     @pytest.mark.parametrize(
         ("override", "message"),
@@ -350,7 +353,7 @@ class TestMessages:
              f"preproces is not a setting; did you mean preprocess? (allowed here: {SECTIONS})"),
             ("limits.max_failure=3",
              "limits.max_failure is not a setting; did you mean max_failures? "
-             "(allowed here: max_failure_rate, max_failures)"),
+             "(allowed here: max_failure_rate, max_failures, allowances)"),
             ("results.k=3", "results.k is not a setting; allowed here: top_k, logits"),
             ("top_k=3", f"top_k is not a setting; did you mean results.top_k? (allowed here: {SECTIONS})"),
             ("batch.top_k=3", "batch.top_k is not a setting; did you mean results.top_k? (allowed here: size)"),
@@ -363,6 +366,13 @@ class TestMessages:
             ("results.top_k=[1]", "results.top_k must be a whole number, got [1]"),
             ("limits.max_failure_rate=2", "limits.max_failure_rate must be at most 1, got 2"),
             ("limits.max_failure_rate=.nan", "limits.max_failure_rate must be at most 1, got nan"),
+            ("limits.allowances.not_found=-1", "limits.allowances.not_found must be at least 0, got -1"),
+            ("limits.allowances={not_found: many}", "limits.allowances.not_found must be a whole number, got 'many'"),
+            ("limits.allowances=100", "limits.allowances must be a mapping: indented lines of key: value, got 100"),
+            ("limits.allowances.not_fuond=1",
+             f"limits.allowances: not_fuond is no failure code; did you mean not_found? (allowed here: {CODES})"),
+            ("limits.allowances.all=1", f"limits.allowances: all is no failure code; allowed here: {CODES}"),
+            ("limits.allowances={404: 1}", "limits.allowances.404 must be text, got 404; put it in quotes"),
             ("limits.max_failure_rate=5%", "limits.max_failure_rate must be a number, got '5%'"),
             ("write.seconds_per_file=0", "write.seconds_per_file must be over 0, got 0"),
             ("results.logits=maybe", "results.logits must be true or false, got 'maybe'"),
@@ -444,6 +454,12 @@ class TestDocumentation:
                 assert len(field.get("description", "")) > 15, f"{name}.{key}"
         assert json.loads(json.dumps(schema)) == schema
 
+    def test_schema_knows_the_failure_codes(self) -> None:
+        """An editor completes the keys of limits.allowances."""
+        field = RunConfig.model_json_schema()["$defs"]["LimitSettings"]["properties"]["allowances"]
+        assert field["propertyNames"]["enum"] == list(FailureCode)
+        assert field["additionalProperties"] == {"type": "integer", "minimum": 0}
+
     def test_documentation_is_made_of_the_settings(self) -> None:
         """Renew it: score-images config --docs > docs/configuration.md."""
         assert (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8") == configuration_markdown()
@@ -465,6 +481,7 @@ class TestDocumentation:
             "| `temperature` | number, over 0 | left out | ",
             "| `size` | `auto` or whole number, 1 to 65,536 | `auto` | ",
             "| `mean` | list of 3 numbers | left out | ",
+            "| `allowances` | mapping to whole numbers, at least 0 | `{}` | ",
             "| `background` | list of 3 whole numbers, 0 to 255 | `[255, 255, 255]` | ",
             "| `platt_a` | number or list of numbers | left out | ",
             "| `output` | `auto`, `logits`, `probabilities` | `auto` | ",

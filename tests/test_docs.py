@@ -10,7 +10,7 @@ import pytest
 
 from pipeline.cli import main
 from tests.model_zoo import pooled_model
-from tests.runs import make_photos
+from tests.runs import make_photo, make_photos
 from transforms.errors import ExitCode, FailureCode
 from transforms.layout import RunLayout
 from transforms.tables import FAILURES_SCHEMA, scores_schema
@@ -68,8 +68,24 @@ def test_the_queries_of_the_readme_run(in_workplace: Path) -> None:
     """Each statement, on a published run."""
     test_the_commands_of_the_readme_run(in_workplace)
     statements = [s for block in blocks(README, "sql") for s in block.split(";") if s.strip()]
-    assert len(statements) == 4
-    assert [len(duckdb.sql(statement).fetchall()) > 0 for statement in statements] == [True, True, True, False]
+    assert len(statements) == 5
+    assert [len(duckdb.sql(statement).fetchall()) > 0 for statement in statements] == [True, True, True, False, True]
+
+
+def test_the_query_over_several_nights_gives_each_image_once(in_workplace: Path) -> None:
+    """A second night, a delta: the changed photo has its new row, the rest the rows of the first night."""
+    test_the_commands_of_the_readme_run(in_workplace)
+    command = ["run", "--config", "configs/local.yaml", "--input", "photos/**/*.jpg", "--output", "nights"]
+    assert main([*command, "--run-id", "2026-11-22"]) == 0
+    make_photo(in_workplace / "photos" / "cat.jpg", 77)
+    assert main([*command, "--run-id", "2026-11-23", "--since-run", "latest"]) == 0
+    (statement,) = (s for block in blocks(README, "sql") for s in block.split(";") if "several nights" in s)
+    state = duckdb.sql(statement.replace("'scores/", "'nights/"))
+    photos = sorted(str(path) for path in (in_workplace / "photos").rglob("*.jpg"))
+    # DuckDB takes the folders' names for dates.
+    assert state.project("image_path, run_id::VARCHAR").order("image_path").fetchall() == [
+        (photo, f"2026-11-{23 if photo.endswith('cat.jpg') else 22}") for photo in photos
+    ]
 
 
 def test_the_program_of_the_readme_runs(in_workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:

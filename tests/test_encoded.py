@@ -13,7 +13,7 @@ from tests.runs import bytes_config, make_photos, read_table, run_quietly
 from transforms.encoded import encode_image
 from transforms.errors import FailureCode, ImageError
 from transforms.images import decode_image
-from transforms.publishing import Ledger
+from transforms.ledger import Ledger
 from transforms.settings import DecodeSettings
 
 PIXELS = np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)

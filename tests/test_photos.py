@@ -14,8 +14,8 @@ from pipeline.config import RunConfig, load_config
 from pipeline.in_memory import score_in_memory
 from pipeline.run import RunResult
 from tests.runs import read_table, run_quietly
+from transforms.ledger import Ledger
 from transforms.models import load_model
-from transforms.publishing import Ledger
 from transforms.settings import LimitSettings
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"

@@ -45,6 +45,12 @@ def console(terminal: bool) -> Console:
             0.25,
             "listed 200, scored 150, failed 0, 0.2 images/s, 3 min 20 s left",
         ),
+        (
+            {"listed_images": 200, "skipped_images": 150, "scored_images": 40},
+            0,
+            5.0,
+            "listed 200, skipped 150, scored 40, failed 0, 5.0 images/s, 2 s left",
+        ),
         ({"listed_images": 10, "scored_images": 12}, 0, 3.0, "listed 10, scored 12, failed 0, 3.0 images/s, 0 s left"),
     ],
 )  # fmt: skip

@@ -10,14 +10,14 @@ import pytest
 
 from tests.runs import tree
 from transforms import publishing, storage
-from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.errors import ConfigError, ExitCode, FailureCode, RunError, Stage
 from transforms.layout import RunLayout
 from transforms.part_files import PartWriter
 from transforms.publishing import Ledger, RunFacts, complete, is_published, publish, read_attempt, read_outcome
-from transforms.records import WrittenFile
+from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 from transforms.staging import claim_staging
-from transforms.tables import FAILURES_SCHEMA
+from transforms.tables import FAILURES_SCHEMA, failures_batch
 
 SCORES = pa.schema([pa.field("image_path", pa.string(), nullable=False)])
 
@@ -82,6 +82,64 @@ def test_a_ledger_that_does_not_add_up_publishes_nothing(tmp_path: Path) -> None
     assert read_attempt(facts.layout) == outcome
     assert not (tmp_path / "scores").exists()
     assert Path(files[0].path).exists()
+
+
+def stage_failures(facts: RunFacts, *codes: FailureCode) -> list[WrittenFile]:
+    """Write one staged failures file: an image a code."""
+    writer = PartWriter(facts.layout.staged_table("failures"), "failures", FAILURES_SCHEMA, {}, facts.write)
+    refs = [ImageRef(f"bad{number}", None, None) for number in range(len(codes))]
+    writer.write(failures_batch([Failure(ref, Stage.READ, code, "", 0) for ref, code in zip(refs, codes, strict=True)]))
+    return writer.close()
+
+
+def test_a_refusal_says_what_was_allowed_and_the_ways_out(tmp_path: Path) -> None:
+    """Exit 3: the failures that an allowance took, the limit, the codes, and the flag of the operator's decision."""
+    facts = facts_for(tmp_path, limits=LimitSettings(allowances={"not_found": 1}))
+    files = stage(facts, ["a", "b"]) + stage_failures(facts, *[FailureCode.NOT_FOUND] * 2, FailureCode.EMPTY_FILE)
+    outcome = publish(facts, files, Ledger(6, 0, 6, 2, 3, 1))
+    assert outcome.exit_code == ExitCode.TOO_MANY_FAILURES
+    assert outcome.message == (
+        "3 of 5 images failed; 2 of 4 (50.00%) besides 1 not_found of limits.allowances, limits.max_failure_rate "
+        "allows 5.00%: 2 not_found, 1 empty_file; nothing is published; what was scored is kept in "
+        f"{tmp_path}/runs/night/_staging; mend the cause, raise the limit, or expect a code (limits.allowances), and "
+        "run again with --run-id night: scored images are not scored again; with --publish-anyway besides, the run is "
+        "published in spite of its limits"
+    )
+    assert read_attempt(facts.layout) == outcome
+    assert not (tmp_path / "scores").exists()
+    assert all(Path(file.path).exists() for file in files)
+
+
+def test_publish_anyway_overrides_the_limits_and_records_by_how_much(tmp_path: Path) -> None:
+    """Exit 0, now and for whoever asks later; the manifest says what was overridden."""
+    facts = facts_for(tmp_path, publish_anyway=True)
+    files = stage(facts, ["a", "b"]) + stage_failures(facts, FailureCode.NOT_FOUND)
+    outcome = publish(facts, files, Ledger(3, 0, 3, 2, 1, 0))
+    assert outcome.exit_code == ExitCode.PUBLISHED
+    assert outcome.message == (
+        f"run night is published in {tmp_path} in spite of its limits: 1 of 3 images failed (33.33%), "
+        "limits.max_failure_rate allows 5.00%"
+    )
+    assert published_paths(tmp_path) == ["a", "b"]
+    overridden = json.loads(Path(facts.layout.manifest).read_text())["limits_overridden"]
+    assert (overridden["failed"], overridden["scored"], overridden["value"]) == (1, 2, 0.05)
+
+
+def test_publish_anyway_of_a_good_run_overrides_nothing(tmp_path: Path) -> None:
+    """The flag alone leaves no record."""
+    facts = facts_for(tmp_path, publish_anyway=True)
+    assert "in spite" not in publish(facts, stage(facts, ["a"]), Ledger(1, 0, 1, 1, 0, 0)).message
+    assert json.loads(Path(facts.layout.manifest).read_text())["limits_overridden"] is None
+
+
+def test_publish_anyway_never_overrides_the_ledger(tmp_path: Path) -> None:
+    """Exit 4 as ever: an image without a row is no matter of opinion."""
+    facts = facts_for(tmp_path, publish_anyway=True)
+    files = stage(facts, ["a"]) + stage_failures(facts, FailureCode.NOT_FOUND)
+    outcome = publish(facts, files, Ledger(3, 0, 3, 1, 1, 0))
+    assert outcome.exit_code == ExitCode.LEDGER_MISMATCH
+    assert "unique 3 is not scored 1 + failed 1 + skipped 0: +1" in outcome.message
+    assert not (tmp_path / "scores").exists()
 
 
 def test_orphans_are_deleted_and_never_published(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
 from transforms.errors import ConfigError, ExitCode, InputError, ModelError, RunError
 from transforms.layout import RunLayout
-from transforms.publishing import Ledger
+from transforms.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -133,8 +133,9 @@ def test_too_many_failures_publish_nothing(model: Path, photos: Path, tmp_path: 
     assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
     assert refused.outcome.message == (
         "1 of 11 images failed (9.09%), limits.max_failure_rate allows 1.00%: 1 empty_file; nothing is published; "
-        f"what was scored is kept in {output}/runs/night/_staging; mend the cause, or raise the limit, and run again "
-        "with --run-id night: scored images are not scored again"
+        f"what was scored is kept in {output}/runs/night/_staging; mend the cause, raise the limit, or expect a code "
+        "(limits.allowances), and run again with --run-id night: scored images are not scored again; with "
+        "--publish-anyway besides, the run is published in spite of its limits"
     )
     assert not (output / "scores").exists()
     assert not (output / "latest.json").exists()
@@ -155,6 +156,39 @@ def test_max_failures_counts_images(model: Path, photos: Path, tmp_path: Path) -
     refused = run_quietly(config, [photos], tmp_path / "out", run_id="night")
     assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
     assert refused.outcome.message.startswith("1 of 11 images failed, limits.max_failures allows 0: 1 empty_file;")
+
+
+def test_publish_anyway_publishes_a_refused_run_without_scoring_it_again(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """The operator decides: all rows are adopted, only the failed image is tried again, the manifest says so."""
+    (photos / "empty.jpg").write_bytes(b"")
+    config = small_config(model, limits={"max_failure_rate": 0.01})
+    refused = run_quietly(config, [photos], tmp_path / "out", run_id="night")
+    assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
+    assert Path(refused.layout.refused).exists()
+    result = run_quietly(config, [photos], tmp_path / "out", run_id="night", publish_anyway=True)
+    assert result.outcome.exit_code == ExitCode.PUBLISHED
+    assert result.adopted == 10
+    assert result.counts.get("scored_images", 0) == 0
+    assert result.outcome.ledger == Ledger(11, 0, 11, 10, 1, 0)
+    assert len(read_table(result.layout, "scores")) == 10
+    assert read_table(result.layout, "failures")["code"].to_pylist() == ["empty_file"]
+    manifest = json.loads(Path(result.layout.manifest).read_text())
+    assert manifest["limits_overridden"]["message"] == (
+        "1 of 11 images failed (9.09%), limits.max_failure_rate allows 1.00%"
+    )
+
+
+def test_allowed_failures_do_not_refuse_a_run(model: Path, photos: Path, tmp_path: Path) -> None:
+    """A manifest that names images long gone is expected to; one more than expected is over the limit."""
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"{path}\n" for path in [*sorted(photos.iterdir()), "gone1.png", "gone2.png"]))
+    for allowed, exit_code in ((2, ExitCode.PUBLISHED), (1, ExitCode.TOO_MANY_FAILURES)):
+        config = small_config(model, limits={"max_failures": 0, "allowances": {"not_found": allowed}})
+        result = run_quietly(config, [f"@{listed}"], tmp_path / "out", run_id=f"allows{allowed}")
+        assert result.outcome.exit_code == exit_code
+        assert result.outcome.ledger == Ledger(12, 0, 12, 10, 2, 0)
 
 
 def test_a_run_is_continued_by_its_id(model: Path, photos: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from pipeline.run import RunResult
 from pipeline.summary import summary
 from transforms.errors import ExitCode
 from transforms.layout import RunLayout
-from transforms.publishing import Ledger, Outcome
+from transforms.ledger import Ledger
+from transforms.publishing import Outcome
 
 LEDGER = Ledger(listed=205, duplicates=1, unique=204, scored=200, failed=4, skipped=0)
 COUNTS = {"read_ms": 1499, "decode_ms": 12_340, "model_ms": 60_000, "write_ms": 40, "scored_images": 200}
@@ -71,6 +72,15 @@ def test_resumed_run_counts_only_its_own_images() -> None:
     lines = summary(result(adopted=102)).splitlines()
     assert lines[3] == "  resumed   102 of the scored images come from an earlier attempt"
     assert lines[4] == "  time      4.3 s start-up, 51.0 s for 102 images: 2.0 images/s"
+
+
+def test_delta_says_which_run_it_follows() -> None:
+    """What it has skipped took none of its time."""
+    outcome = Outcome(ExitCode.PUBLISHED, "done", Ledger(205, 1, 204, 5, 4, 195), {})
+    lines = summary(result()._replace(outcome=outcome, since="n0")).splitlines()
+    assert lines[2] == "  unique    204 = 5 scored + 4 failed + 195 skipped"
+    assert lines[3] == "  skipped   195 are as run n0, or one that it relies on, has scored them"
+    assert lines[4] == "  time      4.3 s start-up, 51.0 s for 9 images: 0.2 images/s"
 
 
 def test_run_that_took_no_time_has_no_rate() -> None:

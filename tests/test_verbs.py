@@ -13,6 +13,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from pipeline.graph import ScoreImages
 from tests.model_zoo import pooled_model
 from tests.runs import SIZE, make_photo, make_photos, small_config
+from transforms.earlier_runs import EarlierFile
 from transforms.errors import ConfigError, FailureCode, Stage
 from transforms.inputs import parse_input
 from transforms.list_images import ListImages
@@ -22,6 +23,7 @@ from transforms.score_batches import ScoreBatches
 from transforms.settings import InputSettings, WriteSettings
 from transforms.skip_scored import SkipScored
 from transforms.storage import stat
+from transforms.worklist import Unasked
 from transforms.write_tables import WriteTables
 
 
@@ -75,6 +77,8 @@ def test_skip_scored_keeps_each_path_once_and_counts_the_rest() -> None:
         assert_that(out.todo, equal_to([ref("a", "v1"), ref("b"), ref("c", "v"), failure]), "todo")
         assert_that(out.duplicates, equal_to([2]), "duplicates")
         assert_that(out.unlisted, equal_to([]), "unlisted")
+        assert_that(out.skipped, equal_to([]), "skipped")
+        assert_that(out.unasked, equal_to([]), "unasked")
 
 
 def test_skip_scored_drops_what_is_done(tmp_path: Path) -> None:
@@ -85,6 +89,39 @@ def test_skip_scored_drops_what_is_done(tmp_path: Path) -> None:
     with local_pipeline() as pipeline:
         out = pipeline | beam.Create([ref("a"), ref("a"), ref("b"), ref("c")]) | SkipScored(done)
         assert_that(out.todo, equal_to([ref("c")]), "todo")
+        assert_that(out.duplicates, equal_to([1]), "duplicates")
+        assert_that(out.unlisted, equal_to([1]), "unlisted")
+
+
+def earlier_file(path: Path, *rows: tuple[str, str, int], reusable: bool = True) -> EarlierFile:
+    """Write scores of an earlier run: path, version and time."""
+    paths, versions, times = zip(*rows, strict=True)
+    scored_at = pa.array(times, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
+    table = pa.table({"image_path": paths, "image_version": versions, "scored_at": scored_at})
+    pq.write_table(table, path)
+    return EarlierFile(str(path), path.stat().st_size, path.stem, reusable)
+
+
+def test_skip_scored_skips_what_an_earlier_run_has_scored_as_it_is(tmp_path: Path) -> None:
+    """The newest row of a path decides, what this run has done counts once, and unknown versions come out apart."""
+    earlier = [
+        earlier_file(tmp_path / "n3", ("back", "v2", 3), ("line", "v1", 3)),
+        earlier_file(tmp_path / "n2", ("other", "v1", 2), ("same", "v1", 1), reusable=False),
+        earlier_file(
+            tmp_path / "n1",
+            ("same", "v1", 2), ("twice", "v1", 1), ("changed", "v1", 1), ("back", "v1", 1), ("other", "v1", 1),
+            ("line", "v0", 1), ("done", "v1", 1), ("deleted", "v1", 1),
+        ),
+    ]  # fmt: skip
+    pq.write_table(pa.table({"image_path": ["done", "gone"]}), tmp_path / "done.parquet")
+    names = ("same", "twice", "twice", "back", "other", "done", "new")
+    listed = [*[ref(name, "v1") for name in names], ref("changed", "v2"), ref("line"), ref("new line")]
+    with local_pipeline() as pipeline:
+        out = pipeline | beam.Create(listed) | SkipScored([str(tmp_path / "done.parquet")], earlier)
+        todo = [ref("back", "v1"), ref("other", "v1"), ref("new", "v1"), ref("changed", "v2"), ref("new line")]
+        assert_that(out.todo, equal_to(todo), "todo")
+        assert_that(out.skipped, equal_to([1, 1]), "skipped")
+        assert_that(out.unasked, equal_to([Unasked(ref("line"), "v1")]), "unasked")
         assert_that(out.duplicates, equal_to([1]), "duplicates")
         assert_that(out.unlisted, equal_to([1]), "unlisted")
 
@@ -184,9 +221,12 @@ def test_score_images_refuses_what_does_not_fit_where_it_is_built(model: Path) -
 
 def test_score_images_can_be_pickled(model: Path) -> None:
     """Without its loaded model, which is loaded again."""
-    again = pickle.loads(pickle.dumps(ScoreImages(small_config(model), done_files=["a.parquet"])))  # noqa: S301
+    earlier = [EarlierFile("b.parquet", 1, "n1", reusable=True)]
+    made = ScoreImages(small_config(model), done_files=["a.parquet"], earlier_files=earlier)
+    again = pickle.loads(pickle.dumps(made))  # noqa: S301
     assert again.config == small_config(model)
     assert again.done_files == ["a.parquet"]
+    assert again.earlier_files == earlier
     assert again._model.scorer.classifier.num_classes == 4
 
 

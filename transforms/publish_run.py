@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import apache_beam as beam
 
-from transforms.publishing import Ledger, Outcome, RunFacts, publish
+from transforms.ledger import Counts, count_ledger
+from transforms.publishing import Outcome, RunFacts, publish
 from transforms.records import WrittenFile
 
 
 class Counted(NamedTuple):
-    """The counts that the ledger needs besides the files: each a PCollection[int] with one element."""
+    """Counts, each a PCollection[int] with one element."""
 
     listed: beam.PCollection[int]
     """Listed entries."""
@@ -21,6 +22,8 @@ class Counted(NamedTuple):
     """Different paths that this attempt has to score."""
     unlisted: beam.PCollection[int]
     """Rows of an earlier attempt whose image is not listed any more."""
+    skipped: beam.PCollection[int]
+    """Images that an earlier run has scored as they are."""
 
 
 @dataclass
@@ -56,19 +59,6 @@ class _PublishDoFn(beam.DoFn):
         self._facts = facts
         self._adopted = adopted
 
-    def process(
-        self, _: None, written: list[WrittenFile], listed: int, duplicates: int, unique: int, unlisted: int
-    ) -> Iterator[Outcome]:
-        files = [*self._adopted, *written]
-        rows = {table: sum(file.rows for file in files if file.table == table) for table in ("scores", "failures")}
-        adopted_rows = sum(file.rows for file in self._adopted)
-        ledger = Ledger(
-            # An image that was listed when the run began and is gone now was listed nevertheless.
-            listed=listed + unlisted,
-            duplicates=duplicates,
-            unique=unique + adopted_rows,
-            scored=rows["scores"],
-            failed=rows["failures"],
-            skipped=0,
-        )
-        yield publish(self._facts, files, ledger)
+    def process(self, _: None, written: list[WrittenFile], *counts: int) -> Iterator[Outcome]:
+        ledger = count_ledger(written, self._adopted, Counts(*counts))
+        yield publish(self._facts, [*self._adopted, *written], ledger)

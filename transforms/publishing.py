@@ -18,42 +18,13 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import TABLES, RunLayout
+from transforms.ledger import Ledger
+from transforms.limits import Overrun, find_overrun
 from transforms.part_files import write_empty_file
 from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 
 MANIFEST_VERSION = 1
-
-
-class Ledger(NamedTuple):
-    """Where every listed image went."""
-
-    listed: int
-    """Entries of all inputs."""
-    duplicates: int
-    """Entries beyond the first of the same path."""
-    unique: int
-    """Different paths, counted after the shuffle."""
-    scored: int
-    """Rows in the closed files of the scores table."""
-    failed: int
-    """Rows in the closed files of the failures table."""
-    skipped: int
-    """Images that an earlier published run has scored with the same fingerprints."""
-
-    def mismatch(self) -> str | None:
-        """Return what does not add up; None where both laws hold."""
-        if self.listed != self.unique + self.duplicates:
-            return (
-                f"listed {self.listed} is not unique {self.unique} + duplicates {self.duplicates}: "
-                f"{self.listed - self.unique - self.duplicates:+d}"
-            )
-        if self.unique != self.scored + self.failed + self.skipped:
-            return (
-                f"unique {self.unique} is not scored {self.scored} + failed {self.failed} + skipped {self.skipped}: "
-                f"{self.unique - self.scored - self.failed - self.skipped:+d}"
-            )
-        return None
 
 
 @dataclass(frozen=True)
@@ -74,6 +45,8 @@ class RunFacts:
     """What goes into the manifest as it is: inputs, fingerprints, versions, configuration, times."""
     overwrite: bool = False
     """Replace a run that is published under this id."""
+    publish_anyway: bool = False
+    """Publish in spite of the limits; never in spite of the ledger."""
 
 
 class Outcome(NamedTuple):
@@ -106,7 +79,8 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         complete(layout)
         return read_outcome(layout)
     codes = _failures_by_code(files)
-    refusal = _refusal(facts, ledger, codes)
+    overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
+    refusal = _refusal(facts, ledger, codes, overrun)
     if refusal is not None:
         storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
         return refusal
@@ -119,6 +93,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "ledger": ledger._asdict(),
         "failures_by_code": codes,
+        "limits_overridden": overrun.record() if overrun else None,
         "files": entries,
     }
     storage.write_bytes(layout.plan, _json({"manifest": manifest, "moves": moves}))
@@ -126,29 +101,19 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
     return read_outcome(layout)
 
 
-def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int]) -> Outcome | None:
+def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Overrun | None) -> Outcome | None:
     kept = f"nothing is published; what was scored is kept in {facts.layout.staging}"
     mismatch = ledger.mismatch()
     if mismatch is not None:
         message = f"the ledger of run {facts.layout.run_id} does not add up: {mismatch}; {kept}"
         return Outcome(ExitCode.LEDGER_MISMATCH, message, ledger, codes)
-    judged = ledger.scored + ledger.failed
-    rate = ledger.failed / judged if judged else 0.0
-    limits = facts.limits
-    reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
-    over = None
-    if rate > limits.max_failure_rate:
-        over = (
-            f"{ledger.failed} of {judged} images failed ({rate:.2%}), "
-            f"limits.max_failure_rate allows {limits.max_failure_rate:.2%}"
-        )
-    elif limits.max_failures is not None and ledger.failed > limits.max_failures:
-        over = f"{ledger.failed} of {judged} images failed, limits.max_failures allows {limits.max_failures}"
-    if over is None:
+    if overrun is None or facts.publish_anyway:
         return None
+    reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
     message = (
-        f"{over}: {reasons}; {kept}; mend the cause, or raise the limit, and run again with "
-        f"--run-id {facts.layout.run_id}: scored images are not scored again"
+        f"{overrun}: {reasons}; {kept}; mend the cause, raise the limit, or expect a code (limits.allowances), and run "
+        f"again with --run-id {facts.layout.run_id}: scored images are not scored again; with --publish-anyway "
+        "besides, the run is published in spite of its limits"
     )
     return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
 
@@ -285,6 +250,8 @@ def read_outcome(layout: RunLayout) -> Outcome:
         )
     manifest = _read_json(layout.manifest, "replace the run with --overwrite, or delete its _SUCCESS")
     message = f"run {layout.run_id} is published in {layout.output}"
+    if overridden := manifest.get("limits_overridden"):
+        message += f" in spite of its limits: {overridden['message']}"
     return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), manifest["failures_by_code"])
 
 
@@ -304,6 +271,32 @@ def read_attempt(layout: RunLayout) -> Outcome:
     return Outcome(
         ExitCode(outcome["exit_code"]), outcome["message"], Ledger(**outcome["ledger"]), outcome["failures_by_code"]
     )
+
+
+def read_manifest(layout: RunLayout, way_out: str) -> dict[str, Any]:
+    """Read the manifest of a published run.
+
+    Raises:
+        ConfigError: It is missing or damaged; the message ends with the way out.
+    """
+    manifest = _read_json(layout.manifest, way_out)
+    if not isinstance(manifest, dict) or manifest.get("manifest_version") != MANIFEST_VERSION:
+        raise ConfigError(f"{layout.manifest} is no manifest of version {MANIFEST_VERSION}; {way_out}")
+    return manifest
+
+
+def latest_run_id(layout: RunLayout) -> str | None:
+    """Return the id of the run that was published last in this output; None where there was none.
+
+    Raises:
+        ConfigError: The pointer is damaged.
+    """
+    if storage.stat(layout.latest) is None:
+        return None
+    pointer = _read_json(layout.latest, way_out := "publish a run anew, or name a run by its id")
+    if not isinstance(pointer, dict) or not isinstance(pointer.get("run_id"), str):
+        raise ConfigError(f"{layout.latest} is damaged: it names no run; {way_out}")
+    return str(pointer["run_id"])
 
 
 def pending_manifest(layout: RunLayout) -> dict[str, Any] | None:

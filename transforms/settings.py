@@ -4,12 +4,16 @@ All of them are frozen, picklable and refuse unknown keys. A field's description
 JSON Schema, `score-images config --schema` and docs/configuration.md are made from it.
 """
 
+import difflib
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, field_validator, model_validator
+
+from transforms.errors import FailureCode
 
 _DEVICE = r"^(auto|cpu|gpu|gpu:[0-9]{1,3})$"
+_CODES = [code.value for code in FailureCode]
 
 Colour = Annotated[int, Field(ge=0, le=255)]
 
@@ -247,6 +251,21 @@ class LimitSettings(Settings):
     """Failed images over failed plus scored ones; over it the run is not published (exit code 3)."""
     max_failures: int | None = Field(default=None, ge=0)
     """The same as a count; left out, only the rate counts."""
+    allowances: dict[str, NonNegativeInt] = Field(default={}, json_schema_extra={"propertyNames": {"enum": [*_CODES]}})
+    """Failures that are expected, by failure code: {not_found: 100} takes up to 100 images that are not found out of
+    the rate and the count. In a delta (--since-run), allow for the files that are broken every night: few others are
+    tried."""
+
+    @field_validator("allowances")
+    @classmethod
+    def _check_codes(cls, allowances: dict[str, int]) -> dict[str, int]:
+        for name in allowances:
+            if name not in _CODES:
+                close = difflib.get_close_matches(name, _CODES, n=1, cutoff=0.6)
+                allowed = f"allowed here: {', '.join(_CODES)}"
+                way_out = f"did you mean {close[0]}? ({allowed})" if close else allowed
+                raise ValueError(f"{name} is no failure code; {way_out}")
+        return allowances
 
 
 class GoldenSettings(Settings):

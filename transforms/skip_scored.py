@@ -6,26 +6,33 @@ from typing import Any, Literal
 
 import apache_beam as beam
 
-from transforms.records import Failure, ImageRef
+from transforms.earlier_runs import EarlierFile, EarlierRow, read_earlier_rows
+from transforms.observe import Count
+from transforms.records import Failure
 from transforms.staging import read_image_paths
+from transforms.worklist import Listed, Unasked, choose
 
-Listed = ImageRef | Failure
 TODO = "todo"
 DUPLICATES = "duplicates"
 UNLISTED = "unlisted"
+SKIPPED = "skipped"
+UNASKED = "unasked"
 
 
 @dataclass
 class SkipScored(beam.PTransform):
     """Remove duplicates and what is done already, in one shuffle; PCollection[ImageRef | Failure] in.
 
-    Three outputs: `todo`, PCollection[ImageRef | Failure], every path once; `duplicates`, PCollection[int], how
+    Five outputs: `todo`, PCollection[ImageRef | Failure], every path once; `duplicates`, PCollection[int], how
     often a path was listed again; `unlisted`, PCollection[int], a 1 for every finished row whose image is no
-    longer listed.
+    longer listed; `skipped`, PCollection[int], a 1 for every image that an earlier run has scored as it is;
+    `unasked`, PCollection[Unasked], images of which an earlier run has a row and the listing no version.
     """
 
     done_files: Sequence[str] = ()
     """Parquet files with the rows of an earlier attempt; their image_path columns are read on workers."""
+    earlier_files: Sequence[EarlierFile] = ()
+    """Parquet files with the rows of earlier runs; paths, versions and times are read on workers."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -34,20 +41,19 @@ class SkipScored(beam.PTransform):
     def expand(self, listed: beam.PCollection[Listed]) -> beam.pvalue.DoOutputsTuple:
         """Join listed and finished paths; this is the one shuffle, of paths and never of pixels."""
         keyed: Any = listed | "KeyByPath" >> beam.Map(_by_path)
-        if not self.done_files:
+        if not self.done_files and not self.earlier_files:
             grouped = keyed | "GroupByPath" >> beam.GroupByKey() | "NothingDone" >> beam.Map(_with_nothing_done)
         else:
-            done = (
+            rows = (
                 listed.pipeline
-                | "DoneFiles" >> beam.Create(list(self.done_files))
+                | "DoneFiles" >> beam.Create([*self.done_files, *self.earlier_files])
                 | "SpreadDoneFiles" >> beam.Reshuffle()
-                | "DonePaths" >> beam.FlatMap(read_image_paths)
-                | "KeyDone" >> beam.Map(_done_pair)
+                | "DoneRows" >> beam.FlatMap(_read_rows)
             )
-            grouped = (keyed, done) | "JoinByPath" >> beam.CoGroupByKey()
+            grouped = (keyed, rows) | "JoinByPath" >> beam.CoGroupByKey()
         return grouped | "Choose" >> beam.ParDo(_ChooseDoFn()).with_output_types(
-            Listed, duplicates=int, unlisted=int
-        ).with_outputs(DUPLICATES, UNLISTED, main=TODO)
+            Listed, duplicates=int, unlisted=int, skipped=int, unasked=Unasked
+        ).with_outputs(DUPLICATES, UNLISTED, SKIPPED, UNASKED, main=TODO)
 
 
 def _by_path(entry: Listed) -> tuple[str, Listed]:
@@ -56,35 +62,39 @@ def _by_path(entry: Listed) -> tuple[str, Listed]:
 
 def _with_nothing_done(
     pair: tuple[str, Iterable[Listed]],
-) -> tuple[str, tuple[Iterable[Listed], Iterable[None]]]:
+) -> tuple[str, tuple[Iterable[Listed], Iterable[EarlierRow | None]]]:
     return pair[0], (pair[1], ())
 
 
-def _done_pair(path: str) -> tuple[str, None]:
-    return path, None
+def _read_rows(file: str | EarlierFile) -> Iterator[tuple[str, EarlierRow | None]]:
+    if isinstance(file, EarlierFile):
+        yield from read_earlier_rows(file)
+    else:
+        yield from ((path, None) for path in read_image_paths(file))
 
 
 class _ChooseDoFn(beam.DoFn):
+    def __init__(self) -> None:
+        self._skipped = Count("skipped_images")
+
     def process(
-        self, group: tuple[str, tuple[Iterable[Listed], Iterable[None]]]
+        self, group: tuple[str, tuple[Iterable[Listed], Iterable[EarlierRow | None]]]
     ) -> Iterator[
         Listed
         | beam.pvalue.TaggedOutput[Literal["duplicates"], int]
         | beam.pvalue.TaggedOutput[Literal["unlisted"], int]
+        | beam.pvalue.TaggedOutput[Literal["skipped"], int]
+        | beam.pvalue.TaggedOutput[Literal["unasked"], Unasked]
     ]:
-        _, (listed_again, done_again) = group
-        listed = list(listed_again)
-        done = any(True for _ in done_again)
-        if done and not listed:
+        choice = choose(*group[1])
+        if choice.unlisted:
             yield beam.pvalue.TaggedOutput(UNLISTED, 1)
-        if len(listed) > 1:
-            yield beam.pvalue.TaggedOutput(DUPLICATES, len(listed) - 1)
-        if listed and not done:
-            # A listing knows size and version, a manifest's line does not: keep what knows more, and of equals
-            # the same one in every attempt.
-            yield max(listed, key=_knowledge)
-
-
-def _knowledge(entry: Listed) -> tuple[bool, str]:
-    ref = entry.ref if isinstance(entry, Failure) else entry
-    return ref.version is not None, ref.version or ""
+        if choice.duplicates:
+            yield beam.pvalue.TaggedOutput(DUPLICATES, choice.duplicates)
+        if choice.skipped:
+            self._skipped.add(1)
+            yield beam.pvalue.TaggedOutput(SKIPPED, 1)
+        if choice.unasked is not None:
+            yield beam.pvalue.TaggedOutput(UNASKED, choice.unasked)
+        if choice.todo is not None:
+            yield choice.todo

@@ -27,6 +27,23 @@ class Adopted(NamedTuple):
     """Images that need not be scored again."""
 
 
+def read_identity(layout: RunLayout) -> dict[str, Any] | None:
+    """Return what a run was begun with; None where it was not begun, or is published.
+
+    Raises:
+        ConfigError: What it says of itself is damaged.
+    """
+    try:
+        return dict(json.loads(storage.read_bytes(layout.staged_identity)))
+    except FileNotFoundError:
+        return None
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{layout.staged_identity} is damaged: nobody can tell what the staged files were made with; "
+            f"delete {layout.staging} to start run {layout.run_id} anew"
+        ) from error
+
+
 def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
     """Begin or continue a run: adopt the whole files that an earlier attempt has closed.
 
@@ -40,16 +57,10 @@ def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
     Raises:
         ConfigError: The earlier attempt was made with something else.
     """
-    try:
-        found = json.loads(storage.read_bytes(layout.staged_identity))
-    except FileNotFoundError:
+    found = read_identity(layout)
+    if found is None:
         storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
         return Adopted((), 0)
-    except ValueError as error:
-        raise ConfigError(
-            f"{layout.staged_identity} is damaged: nobody can tell what the staged files were made with; "
-            f"delete {layout.staging} to start run {layout.run_id} anew"
-        ) from error
     if found != identity:
         different = sorted(key for key in {*found, *identity} if found.get(key) != identity.get(key))
         raise ConfigError(

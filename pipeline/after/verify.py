@@ -22,7 +22,7 @@ from pipeline.after.verify_rows import failure_breaches, score_breaches
 from transforms import storage
 from transforms.errors import InputError
 from transforms.layout import TABLES, RunLayout, Table
-from transforms.publishing import Ledger
+from transforms.ledger import Ledger
 from transforms.tables import FAILURES_SCHEMA, METADATA_PREFIX, scores_schema
 
 PROMISES = {

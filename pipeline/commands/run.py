@@ -20,6 +20,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run-id", metavar="ID", help="name of the run; the same again continues or finds it")
     parser.add_argument("--overwrite", action="store_true", help="replace a published run once the new one is complete")
     parser.add_argument(
+        "--since-run",
+        metavar="ID",
+        help="score only what is new or has changed since this published run of the same output, or since 'latest'",
+    )
+    parser.add_argument(
+        "--publish-anyway",
+        action="store_true",
+        help="publish in spite of limits: with the --run-id of a refused run; the manifest records it",
+    )
+    parser.add_argument(
         "--path-column",
         default="image_path",
         metavar="NAME",
@@ -63,6 +73,8 @@ def call(args: argparse.Namespace) -> int:
                 output=args.output,
                 run_id=args.run_id,
                 overwrite=args.overwrite,
+                publish_anyway=args.publish_anyway,
+                since_run=args.since_run,
                 path_column=args.path_column,
                 beam_flags=args.beam_flags,
                 loading=loading.result,
