@@ -28,7 +28,8 @@ from transforms.encoded import encode_image, encode_png
 from transforms.errors import ConfigError, FailureCode, ImageError
 from transforms.headers import probe
 from transforms.images import decode_cost, load_image
-from transforms.loading import ByteBudget, LoadedImage, load_one, thread_count, to_batch
+from transforms.loading import LoadedImage, load_one, thread_count, to_batch
+from transforms.memory import ByteBudget
 from transforms.observe import NAMESPACE
 from transforms.records import ImageInfo, ImageRef
 from transforms.resizing import fit

@@ -20,7 +20,7 @@ from tests.model_zoo import expected_softmax, photos, pooled_model
 from tests.runs import bytes_config, make_photos, small_config
 from transforms.errors import FailureCode, ImageError
 from transforms.interpretation import OutputContradiction
-from transforms.loading import ByteBudget
+from transforms.memory import ByteBudget
 
 LABELS = "ant\nbee\ncat\ndog\n"
 _kept: list[Any] = []

@@ -1,7 +1,6 @@
 """LoadBatches: from names of images to batches of pixels."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +10,11 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
 from transforms.loading import BatchLoader, LoadPlan, thread_count
+from transforms.memory import ByteBudget
 from transforms.observe import Count
 from transforms.records import Failure, ImageBatch, ImageRef
 from transforms.storage import is_remote
+from transforms.threads import LoadThreads
 
 FAILURES = "failures"
 BATCHES = "batches"
@@ -56,7 +57,9 @@ class _LoadDoFn(beam.DoFn):
         self._failed = Count("load_failed_images")
 
     def setup(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: LoadThreads | None = None
+        # Of all bundles together: a thread that hangs holds its memory beyond its bundle.
+        self._budget = ByteBudget(self._plan.load.max_bytes_in_flight)
 
     def start_bundle(self) -> None:
         self._loader: BatchLoader | None = None
@@ -65,8 +68,8 @@ class _LoadDoFn(beam.DoFn):
         if self._loader is None:
             threads = thread_count(self._plan.load, is_remote(ref.path))
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
-            self._loader = BatchLoader(self._plan, self._pool, threads)
+                self._pool = LoadThreads(threads)
+            self._loader = BatchLoader(self._plan, self._pool, threads, budget=self._budget)
         for loaded in self._loader.add(ref):
             yield self._tag(loaded)
         self._count(self._loader)
@@ -86,7 +89,7 @@ class _LoadDoFn(beam.DoFn):
 
     def teardown(self) -> None:
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
 
     def _tag(self, loaded: ImageBatch | Failure) -> ImageBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]:
         if isinstance(loaded, Failure):
