@@ -4,11 +4,11 @@ A thread that hangs in native code, or on a network disk that is gone, cannot be
 an image that is over its time is given up, and its thread, should it ever come back, throws away what it has.
 """
 
-import contextlib
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.records import ImageRef
@@ -86,29 +86,32 @@ class Progress:
         self._since = 0.0
         self._lock = threading.Lock()
 
-    @contextlib.contextmanager
-    def at(self, stage: Stage, held: int = 0) -> Iterator[None]:
-        """Be in a stage.
+    def at(self, stage: Stage, held: int = 0) -> Self:
+        """Be in a stage while the block of a `with` lasts.
 
         Args:
             stage: READ or DECODE.
             held: Bytes of the budget that are held meanwhile.
 
         Raises:
-            GivenUp: It took too long, and somebody has noticed.
-            ImageError: It took too long, and nobody was looking: the rule is the same.
+            GivenUp: At the end: it took too long, and somebody has noticed.
+            ImageError: At the end: it took too long, and nobody was looking; the rule is the same.
         """
         with self._lock:
             self.stage, self.held, self._since = stage, held, self._clock()
-        try:
-            yield
-        finally:
-            with self._lock:
-                if self.given_up:
-                    raise GivenUp
-                self.spent[stage] = self._clock() - self._since
-                self.stage = None
-        if self.spent[stage] > self._deadlines.allowed(stage):
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with self._lock:
+            stage = self.stage
+            if self.given_up or stage is None:
+                raise GivenUp
+            spent = self.spent[stage] = self._clock() - self._since
+            self.stage = None
+        if kind is None and spent > self._deadlines.allowed(stage):
             raise self._deadlines.error(stage)
 
     def ends_at(self) -> float:
