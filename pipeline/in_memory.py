@@ -1,8 +1,11 @@
 """The second road: the same nouns in a plain loop, without Beam, threads or files.
 
-For a notebook, for a debugger, and for the test that holds both roads equal.
+For a notebook, for a debugger, and for the test that holds both roads equal. An image that takes too long to be read or
+decoded fails as in a run, but only when it is done: no other thread gives it up. With decode.quarantine, images are
+decoded in a worker process as in a run, which ends those that hang, too.
 """
 
+import contextlib
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -11,6 +14,7 @@ import pyarrow as pa
 from pipeline.config import RunConfig
 from transforms.inputs import BadName, resolve
 from transforms.loading import LoadedImage, LoadPlan, load_one, to_batch
+from transforms.quarantine import Quarantine
 from transforms.records import Failure
 from transforms.scoring import Scorer
 from transforms.tables import failures_batch
@@ -35,24 +39,27 @@ def score_in_memory(paths: Iterable[str], config: RunConfig, scorer: Scorer | No
 
     Raises:
         ConfigError: Model, labels and configuration do not fit.
+        RunError: The worker process of decode.quarantine does not start.
     """
     scorer = scorer or Scorer(config.scorer_plan())
     classifier = scorer.classifier
     plan = config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
     rows, failures, waiting = [], [], []
     listed = {found.path: found for found in map(resolve, paths)}
-    for found in listed.values():
-        if isinstance(found, BadName):
-            failures.append(found.failure())
-            continue
-        image = load_one(found, plan)
-        if image.failure is not None:
-            failures.append(image.failure)
-            continue
-        waiting.append(image)
-        if len(waiting) == plan.batch_size:
-            rows.append(_score(scorer, waiting, plan, failures))
-            waiting = []
+    with contextlib.ExitStack() as stack:
+        quarantine = stack.enter_context(Quarantine(plan)) if plan.decode.quarantine else None
+        for found in listed.values():
+            if isinstance(found, BadName):
+                failures.append(found.failure())
+                continue
+            image = load_one(found, plan, prepare_with=quarantine.prepare if quarantine else None)
+            if image.failure is not None:
+                failures.append(image.failure)
+                continue
+            waiting.append(image)
+            if len(waiting) == plan.batch_size:
+                rows.append(_score(scorer, waiting, plan, failures))
+                waiting = []
     if waiting:
         rows.append(_score(scorer, waiting, plan, failures))
     return InMemoryResult(

@@ -13,6 +13,7 @@ not fit its configuration, or whose output is not what it is declared to be.
 
 import logging
 import os
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,12 +25,14 @@ import pyarrow as pa
 from apache_beam.ml.inference.base import ModelHandler
 
 from pipeline.config import RunConfig
-from transforms.encoded import encode_image, encode_png
-from transforms.errors import ConfigError, FailureCode, ImageError
+from transforms.encoded import encode_png
+from transforms.errors import ConfigError, FailureCode, ImageError, RunError
 from transforms.headers import probe
-from transforms.images import decode_cost, load_image
-from transforms.loading import ByteBudget, LoadedImage, load_one, thread_count, to_batch
+from transforms.images import decode_cost
+from transforms.loading import LoadedImage, load_one, prepare, thread_count, to_batch
+from transforms.memory import ByteBudget
 from transforms.observe import NAMESPACE
+from transforms.quarantine import Quarantine
 from transforms.records import ImageInfo, ImageRef
 from transforms.resizing import fit
 from transforms.scoring import Scorer
@@ -96,6 +99,12 @@ class ImageModel:
         # Paths may be remote, and threads that wait for a store cost nothing; memory is bounded by the budget.
         self._pool = ThreadPoolExecutor(thread_count(config.load, remote=True), thread_name_prefix="examples")
         self._budget = ByteBudget(config.load.max_bytes_in_flight)
+        self._prepare = prepare
+        if config.decode.quarantine:
+            quarantine = Quarantine(self._plan)
+            self._prepare = quarantine.prepare
+            # RunInference has no word for the end of a model.
+            weakref.finalize(self, quarantine.close)
 
     def predict(self, examples: Sequence[ImageExample]) -> list[ImagePrediction | ImageError]:
         """Score a batch.
@@ -108,7 +117,8 @@ class ImageModel:
 
         Raises:
             TypeError: An example is none of the three: a mistake of the pipeline, not a bad image.
-            RunError: The model's output is not what it is declared to be.
+            RunError: The model's output is not what it is declared to be, or a worker process of decode.quarantine
+                does not start.
         """
         for example in examples:
             _check_kind(example)
@@ -134,6 +144,8 @@ class ImageModel:
             pixels, info = self._fit(example) if isinstance(example, np.ndarray) else self._decode(example)
         except ImageError as error:
             return error
+        except RunError:
+            raise
         except Exception as error:  # noqa: BLE001  foreign code over hostile bytes: it costs its image, never the bundle
             _LOG.exception("an image failed in a way that the decoders do not announce")
             reason = f"loading failed unexpectedly: {type(error).__name__}: {error}"
@@ -145,7 +157,7 @@ class ImageModel:
             found = absolute(path)
         except ConfigError as error:
             return ImageError(FailureCode.READ_ERROR, str(error))
-        image = load_one(ImageRef(found, None, None), self._plan, self._budget)
+        image = load_one(ImageRef(found, None, None), self._plan, self._budget, prepare_with=self._prepare)
         if image.failure is not None:
             return ImageError(image.failure.code, image.failure.message)
         return image._replace(ref=ref)
@@ -160,9 +172,7 @@ class ImageModel:
         needed = min(decode_cost(probe(data), len(data)), plan.decode.max_decode_bytes)
         self._budget.acquire(needed)
         try:
-            if plan.encoded:
-                return encode_image(data, plan.decode)
-            return load_image(data, plan.decode, plan.preprocess, plan.height, plan.width)
+            return self._prepare(data, plan)
         finally:
             self._budget.release(needed)
 
@@ -182,7 +192,7 @@ class ImageModelHandler(ModelHandler[ImageExample, ImagePrediction | ImageError,
 
     The model is loaded once a process, and Beam hands over config.batch.size images at a time (32 for auto: how many
     go into one call of the model is then measured when it is loaded). What a run has and this has not: one
-    row for a path that comes twice, the ledger, and publishing.
+    row for a path that comes twice, the ledger, and publishing. Only decode.quarantine ends a decoder that hangs.
 
     Args:
         config: As in a run; load_config reads one.

@@ -1,5 +1,7 @@
 """Loading: every image once, in threads, within its budget; every trouble has its stage and code."""
 
+import dataclasses
+import functools
 import io
 import logging
 import os
@@ -7,7 +9,6 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,12 @@ from PIL import Image
 from transforms import loading, storage
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.images import decode_cost, load_image
-from transforms.loading import (
-    BatchLoader,
-    ByteBudget,
-    LoadedImage,
-    LoadPlan,
-    LoadTally,
-    PixelBuffers,
-    load_one,
-    thread_count,
-)
-from transforms.models import to_tensor
+from transforms.loading import BatchLoader, LoadedImage, LoadPlan, LoadTally, load_one, prepare, thread_count
+from transforms.memory import ByteBudget
+from transforms.reading import FileContent
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
+from transforms.threads import LoadThreads
 
 MIB = 1024**2
 
@@ -183,65 +177,18 @@ class Recorder(ByteBudget):
         super().__init__(limit)
         self.asked: list[int] = []
         self.held = 0
+        self._recording = threading.Lock()
 
     def acquire(self, amount: int) -> None:
         super().acquire(amount)
-        self.asked.append(amount)
-        self.held += amount
+        with self._recording:
+            self.asked.append(amount)
+            self.held += amount
 
-    def release(self, amount: int) -> None:
-        self.held -= amount
-        super().release(amount)
-
-
-class TestByteBudget:
-    @settings(deadline=None, max_examples=25)
-    @given(amounts=st.lists(st.integers(0, 150), min_size=1, max_size=25))
-    def test_limit_is_never_passed_but_by_one_alone(self, amounts: list[int]) -> None:
-        """Whatever threads ask for, all of them get it, and together they hold at most the limit."""
-        budget = ByteBudget(100)
-        lock = threading.Lock()
-        held: list[int] = []
-        seen: list[list[int]] = []
-
-        def use(amount: int) -> None:
-            budget.acquire(amount)
-            with lock:
-                held.append(amount)
-                seen.append(list(held))
-            time.sleep(0.0002)
-            with lock:
-                held.remove(amount)
-            budget.release(amount)
-
-        with ThreadPoolExecutor(6) as pool:
-            assert len(list(pool.map(use, amounts))) == len(amounts)
-        for together in seen:
-            assert sum(together) <= 100 or len([amount for amount in together if amount]) == 1
-
-    def test_oversized_one_waits_until_it_is_alone(self) -> None:
-        """And nothing joins it."""
-        budget = ByteBudget(100)
-        budget.acquire(1)
-        steps: list[str] = []
-
-        def use(amount: int, name: str) -> None:
-            budget.acquire(amount)
-            steps.append(name)
-
-        large = threading.Thread(target=use, args=(1000, "large"))
-        large.start()
-        time.sleep(0.02)
-        assert steps == []
-        budget.release(1)
-        large.join(5)
-        small = threading.Thread(target=use, args=(1, "small"))
-        small.start()
-        time.sleep(0.02)
-        assert steps == ["large"]
-        budget.release(1000)
-        small.join(5)
-        assert steps == ["large", "small"]
+    def release(self, amount: int, *, stuck: bool = False) -> None:
+        with self._recording:
+            self.held -= amount
+        super().release(amount, stuck=stuck)
 
 
 INFO = ImageInfo(10, 10, "jpeg", 5, "pillow")
@@ -268,7 +215,7 @@ def run(
     numbers: Iterable[int], load: Callable[..., LoadedImage], threads: int = 3, batch_size: int = 4
 ) -> Iterator[ImageBatch | Failure]:
     """Load numbers with a fake; yield what comes out."""
-    with ThreadPoolExecutor(threads) as pool:
+    with LoadThreads(threads) as pool:
         loader = BatchLoader(plan(batch_size), pool, threads, load)
         for number in numbers:
             yield from loader.add(ImageRef(str(number), None, None))
@@ -331,33 +278,6 @@ class TestBatchLoader:
         for number, batch in enumerate(batches):
             assert not any(np.shares_memory(batch.pixels, other.pixels) for other in batches[number + 1 :])
 
-    def test_memory_is_used_again_only_when_nobody_holds_any_part_of_it(self) -> None:
-        """A view of one row, or a tensor over it, keeps the whole batch from being overwritten."""
-        buffers = PixelBuffers()
-        first = buffers.take((4, 2, 2, 3))
-        first[:] = 7
-        kept = first[1:2, :, 1]
-        address = first.ctypes.data
-        del first
-        second = buffers.take((4, 2, 2, 3))
-        second[:] = 9
-        assert (kept == 7).all()
-        del kept
-        assert buffers.take((4, 2, 2, 3)).ctypes.data == address
-        assert (second == 9).all()
-
-    def test_tensor_over_a_batch_keeps_its_memory(self) -> None:
-        """TensorFlow reads the pixels where they lie: they stay as long as the tensor does."""
-        buffers = PixelBuffers()
-        pixels = buffers.take((2, 4, 4, 3))
-        pixels[:] = 7
-        tensor = to_tensor(pixels)
-        pixels[0] = 8
-        assert (tensor.numpy() == pixels).all(), "it was copied"
-        del pixels
-        buffers.take((2, 4, 4, 3))[:] = 9
-        assert sorted(set(tensor.numpy().reshape(-1).tolist())) == [7, 8]
-
     def test_only_so_many_images_are_under_way(self) -> None:
         """Two batches and one image a thread: a slow model does not fill the memory with pixels."""
         threads, batch_size = 3, 4
@@ -388,7 +308,7 @@ class TestBatchLoader:
             assert gate.acquire(timeout=10)
             return good(int(ref.path))
 
-        with ThreadPoolExecutor(2) as pool:
+        with LoadThreads(2) as pool:
             loader = BatchLoader(plan(3), pool, 2, load)
             for number in range(8):  # 2 x 3 + 2
                 assert list(loader.add(ImageRef(str(number), None, None))) == []
@@ -417,10 +337,17 @@ class TestBatchLoader:
 
     def test_pool_that_is_closed_is_an_error_at_once(self) -> None:
         """And finishing does not wait for what was never begun."""
-        pool = ThreadPoolExecutor(1)
-        loader = BatchLoader(plan(), pool, 1, lambda ref, *_: good(int(ref.path)))
+        has_begun = threading.Event()
+
+        def load(ref: ImageRef, *_: Any) -> LoadedImage:
+            has_begun.set()
+            return good(int(ref.path))
+
+        pool = LoadThreads(1)
+        loader = BatchLoader(plan(), pool, 1, load)
         assert list(loader.add(ImageRef("0", None, None))) in ([], [None])
-        pool.shutdown()
+        assert has_begun.wait(10)
+        pool.close()
         with pytest.raises(RuntimeError, match="shutdown"):
             list(loader.add(ImageRef("1", None, None)))
         assert [len(batch) for batch in loader.finish() if isinstance(batch, ImageBatch)] == [1]
@@ -431,7 +358,7 @@ class TestBatchLoader:
 
     def test_tally_counts_failed_images_too_and_starts_again(self) -> None:
         """What loading has cost since the last call."""
-        with ThreadPoolExecutor(1) as pool:
+        with LoadThreads(1) as pool:
             loader = BatchLoader(plan(), pool, 1, lambda ref, *_: (bad if ref.path == "1" else good)(int(ref.path)))
             for number in range(3):
                 list(loader.add(ImageRef(str(number), None, None)))
@@ -441,7 +368,7 @@ class TestBatchLoader:
 
     def test_loaders_follow_each_other_on_one_pool(self) -> None:
         """One bundle after the other, threads made once."""
-        with ThreadPoolExecutor(2) as pool:
+        with LoadThreads(2) as pool:
             for start in (0, 10):
                 loader = BatchLoader(plan(), pool, 2, lambda ref, *_: good(int(ref.path)))
                 found: list[Any] = []
@@ -459,7 +386,7 @@ class TestBatchLoader:
                 "load": LoadSettings(max_bytes_in_flight=MIB),
             }
         )
-        with ThreadPoolExecutor(4) as pool:
+        with LoadThreads(4) as pool:
             loader = BatchLoader(small, pool, 4)
             found: list[Any] = []
             for ref in refs:
@@ -470,6 +397,252 @@ class TestBatchLoader:
             ref.path: int(row[0, 0, 0]) for batch in found for ref, row in zip(batch.refs, batch.pixels, strict=True)
         }
         assert loaded == {f"{tmp_path}/{n}.png": n for n in range(20)}
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Hangs:
+    """Prepares images as ever, but for those of one colour, which hang until they may go on."""
+
+    def __init__(self, colour: int) -> None:
+        self.colour = colour
+        self.has_begun = threading.Semaphore(0)
+        self.may_go = threading.Event()
+
+    def __call__(self, data: bytes, plan: LoadPlan) -> Any:
+        made = prepare(data, plan)
+        if made[0][0][0][0] == self.colour:
+            self.has_begun.release()
+            assert self.may_go.wait(60)
+        return made
+
+
+def limited(**load: Any) -> LoadPlan:
+    """Return a plan whose images may be decoded for 10 seconds and read for 20."""
+    return dataclasses.replace(
+        plan(),
+        decode=DecodeSettings(timeout_seconds=10),
+        load=LoadSettings(**{"read_timeout_seconds": 20, **load}),
+    )
+
+
+DECODE_TEXT = (
+    "decoding and resizing did not end within the 10 s that decode.timeout_seconds allows: look at the image, or "
+    "raise it"
+)
+READ_TEXT = (
+    "reading did not end within the 20 s that load.read_timeout_seconds allows: look at the storage, or raise it"
+)
+
+
+def paths(found: Iterable[ImageBatch | Failure]) -> list[str]:
+    """Return the names of all images in batches, sorted; each has its own pixels."""
+    loaded = []
+    for batch in found:
+        if isinstance(batch, ImageBatch):
+            for ref, row in zip(batch.refs, batch.pixels, strict=True):
+                assert (row == int(Path(ref.path).stem)).all(), ref.path
+                loaded.append(ref.path)
+    return sorted(loaded)
+
+
+class TestDeadlines:
+    def test_decoder_that_hangs_costs_its_image(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """One failure with size and version; the others go on; what comes of it later is thrown away."""
+        refs = [photo(tmp_path / f"{n}.png", colour=(n, n, n)) for n in range(6)]
+        hangs, clock, budget = Hangs(0), Clock(), Recorder(MIB)
+        with LoadThreads(1) as pool:
+            load = functools.partial(load_one, prepare_with=hangs)
+            loader = BatchLoader(limited(), pool, 1, load, budget, clock)
+            found = list(loader.add(refs[0]))
+            assert hangs.has_begun.acquire(timeout=60)
+            clock.now = 10.0
+            found += loader.add(refs[1])
+            assert found == []
+            clock.now = 10.5
+            (failure,) = loader.add(refs[2])
+            for ref in refs[3:]:
+                found += loader.add(ref)
+            found += loader.finish()
+            assert isinstance(failure, Failure)
+            assert failure.ref == ImageRef(*(storage.stat(refs[0].path) or ()))
+            assert failure[1:4] == (Stage.DECODE, FailureCode.DECODE_TIMEOUT, DECODE_TEXT)
+            assert paths(found) == [ref.path for ref in refs[1:]]
+            assert [len(batch) for batch in found] == [4, 1]
+            assert budget.held > 0, "its memory is in use"
+            assert loader.take_tally()[:3] == (6, sum(os.path.getsize(ref.path) for ref in refs), 0.0)
+            hangs.may_go.set()
+            assert wait_until(lambda: budget.held == 0)
+            assert list(loader.finish()) == []
+            assert loader.take_tally() == LoadTally()
+        assert f"{refs[0].path} was given up, and a thread hangs with it: {DECODE_TEXT}" in caplog.text
+
+    def test_read_that_hangs_costs_its_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After a grace in which the read can say by itself what is wrong; what the listing said is kept."""
+        ref = photo(tmp_path / "7.png", colour=(7, 7, 7))
+        has_begun, may_go = threading.Event(), threading.Event()
+        read = loading.reading.read_image_bytes
+        decoded: list[bytes] = []
+
+        def hang(path: str, *rest: Any) -> Any:
+            if path == "nowhere":
+                has_begun.set()
+                assert may_go.wait(60)
+                return read(ref.path, *rest)
+            return read(path, *rest)
+
+        def record(data: bytes, plan: LoadPlan) -> Any:
+            decoded.append(data)
+            return prepare(data, plan)
+
+        monkeypatch.setattr(loading.reading, "read_image_bytes", hang)
+        clock = Clock()
+        with LoadThreads(1) as pool:
+            loader = BatchLoader(limited(), pool, 1, functools.partial(load_one, prepare_with=record), clock=clock)
+            assert list(loader.add(ImageRef("nowhere", 5, "v"))) == []
+            assert has_begun.wait(60)
+            clock.now = 25.0
+            assert list(loader.add(ref)) == []
+            clock.now = 25.5
+            (failure, batch) = loader.finish()
+            assert isinstance(failure, Failure)
+            assert failure[:4] == (ImageRef("nowhere", 5, "v"), Stage.READ, FailureCode.READ_TIMEOUT, READ_TEXT)
+            assert paths([batch]) == [ref.path]
+            may_go.set()
+        assert wait_until(lambda: all(thread.name != "load" for thread in threading.enumerate()))
+        assert len(decoded) == 1, "what was read for nobody is not decoded"
+
+    def test_image_that_comes_too_late_fails_where_nobody_was_looking(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The caller may be with the model; and in a plain loop there is nobody else."""
+        clock = Clock()
+        monkeypatch.setattr(time, "perf_counter", clock)
+
+        def late(data: bytes, plan: LoadPlan) -> Any:
+            clock.now += 10.5
+            return prepare(data, plan)
+
+        failure = load_one(photo(tmp_path / "0.png"), limited(), prepare_with=late).failure
+        assert failure is not None
+        assert failure[1:4] == (Stage.DECODE, FailureCode.DECODE_TIMEOUT, DECODE_TEXT)
+        assert failure.ref.size_bytes is not None
+
+    def test_pool_keeps_its_width(self, tmp_path: Path) -> None:
+        """As many images are decoded at a time as before two of them hung."""
+        refs = [photo(tmp_path / f"{n}.png", colour=(n, n, n)) for n in range(1, 9)]
+        stuck = [photo(tmp_path / f"0{n}.png", colour=(0, 0, 0)) for n in range(2)]
+        hangs, clock, barrier = Hangs(0), Clock(), threading.Barrier(2)
+
+        def meet(data: bytes, plan: LoadPlan) -> Any:
+            made = hangs(data, plan)
+            if not hangs.may_go.is_set():
+                barrier.wait(60)
+            return made
+
+        with LoadThreads(2) as pool:
+            loader = BatchLoader(limited(), pool, 2, functools.partial(load_one, prepare_with=meet), clock=clock)
+            for ref in stuck:
+                assert list(loader.add(ref)) == []
+                assert hangs.has_begun.acquire(timeout=60)
+            clock.now = 11.0
+            found = [found for ref in refs for found in loader.add(ref)] + list(loader.finish())
+            hangs.may_go.set()
+        failed = [failure.ref.path for failure in found if isinstance(failure, Failure)]
+        assert sorted(failed) == [ref.path for ref in stuck]
+        assert paths(found) == [ref.path for ref in refs]
+
+    def test_waiting_for_memory_that_a_decoder_holds_for_ever_has_an_end(self, tmp_path: Path) -> None:
+        """It is no work: nobody is given up for it. When the one that hangs is, the others go on, one by one."""
+        large = photo(tmp_path / "0.png", 700, 700, (0, 0, 0))  # more than the whole budget
+        refs = [photo(tmp_path / f"{n}.png", 400, 300, (n, n, n)) for n in range(1, 9)]
+        hangs, clock, budget = Hangs(0), Clock(), Recorder(MIB)
+        small = limited(max_bytes_in_flight=MIB)
+        with LoadThreads(3) as pool:
+            loader = BatchLoader(small, pool, 3, functools.partial(load_one, prepare_with=hangs), budget, clock)
+            assert list(loader.add(large)) == []
+            assert hangs.has_begun.acquire(timeout=60)
+            for ref in refs:
+                assert list(loader.add(ref)) == []
+            clock.now = 10.5  # the others have waited as long
+            found = list(loader.finish())
+            held = budget.held
+            hangs.may_go.set()
+        assert [failure.ref.path for failure in found if isinstance(failure, Failure)] == [large.path]
+        assert paths(found) == [ref.path for ref in refs]
+        assert held > MIB, "what hangs is still counted"
+
+    @settings(deadline=None, max_examples=10)
+    @given(seed=st.integers(0, 2**32), threads=st.integers(1, 8), batch_size=st.integers(1, 5))
+    def test_every_image_comes_out_once_whatever_the_timing(self, seed: int, threads: int, batch_size: int) -> None:
+        """Reads, waits and decoders that end around their deadlines, a caller that is away: one row or one failure."""
+        chance = random.Random(seed)  # noqa: S311
+        count = 40
+        seconds = {n: (chance.uniform(0, 0.012), chance.choice((0, chance.uniform(0.004, 0.02)))) for n in range(count)}
+        limits = dataclasses.replace(
+            plan(batch_size),
+            decode=DecodeSettings(timeout_seconds=0.01),
+            load=LoadSettings(read_timeout_seconds=0.01, max_bytes_in_flight=MIB),
+        )
+
+        def read(path: str, *_: Any) -> FileContent:
+            time.sleep(seconds[int(path)][0])
+            return FileContent(PNGS[int(path)], "v")
+
+        def slow(data: bytes, plan: LoadPlan) -> Any:
+            time.sleep(seconds[PNGS.index(data)][1])
+            return prepare(data, plan)
+
+        found: list[Any] = []
+        budget = Recorder(300)  # about one at a time
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(loading.reading, "read_image_bytes", read)
+            patch.setattr("transforms.deadlines._READ_GRACE", 0.0)
+            with LoadThreads(threads) as pool:
+                loader = BatchLoader(limits, pool, threads, functools.partial(load_one, prepare_with=slow), budget)
+                for number in range(count):
+                    found += loader.add(ImageRef(str(number), None, None))
+                    if chance.random() < 0.1:
+                        time.sleep(0.01)  # the model
+                found += loader.finish()
+                assert wait_until(lambda: budget.held == 0)
+                assert list(loader.finish()) == []
+        failed = [failure for failure in found if isinstance(failure, Failure)]
+        assert {failure.code for failure in failed} <= {FailureCode.READ_TIMEOUT, FailureCode.DECODE_TIMEOUT}
+        assert sorted([int(failure.ref.path) for failure in failed] + list(map(int, paths(found)))) == list(
+            range(count)
+        )
+        batches = [len(batch) for batch in found if isinstance(batch, ImageBatch)]
+        assert batches[:-1] == [batch_size] * (len(batches) - 1)
+        assert loader.take_tally().images == count
+
+
+def png(colour: int) -> bytes:
+    """Return a PNG of one grey."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4), (colour, colour, colour)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+PNGS = [png(number) for number in range(40)]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Wait for something that happens in another thread."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from tests.model_zoo import expected_softmax, photos, pooled_model
 from tests.runs import bytes_config, make_photos, small_config
 from transforms.errors import FailureCode, ImageError
 from transforms.interpretation import OutputContradiction
-from transforms.loading import ByteBudget
+from transforms.memory import ByteBudget
 
 LABELS = "ant\nbee\ncat\ndog\n"
 _kept: list[Any] = []
@@ -79,6 +79,21 @@ def test_predictions_are_the_rows_of_a_run(directory: Path, tmp_path: Path, acti
         ]
 
 
+def test_quarantine_gives_the_same_answers(directory: Path, tmp_path: Path) -> None:
+    """For paths and for bytes; an image that nothing reads has its own error there, too."""
+    paths = [str(path) for path in make_photos(tmp_path, 3, ".jpg")]
+    examples = [*paths, *(Path(path).read_bytes() for path in paths), b"no picture"]
+    plain, quarantined = (
+        ImageModelHandler(small_config(directory, decode={"quarantine": quarantine})).load_model().predict(examples)
+        for quarantine in (False, True)
+    )
+    for one, other in zip(plain[:-1], quarantined[:-1], strict=True):
+        assert isinstance(one, ImagePrediction)
+        assert isinstance(other, ImagePrediction)
+        assert as_row(one) == as_row(other)
+    assert str(plain[-1]) == str(quarantined[-1])
+
+
 def test_arrays_are_fitted_to_the_model(model: ImageModel) -> None:
     """Pixels of the model's size go in as they are, others are resized as a run resizes them."""
     own = photos(2)
@@ -134,7 +149,7 @@ def test_an_image_that_nothing_can_read_fails_alone(model: ImageModel, monkeypat
         raise RuntimeError("a decoder's own bug")
 
     good = model.predict([model_zoo_png()])
-    monkeypatch.setattr("pipeline.model_handler.load_image", broken)
+    monkeypatch.setattr("transforms.loading.load_image", broken)
     (failed, scored) = model.predict([model_zoo_png(), photos(1)[0]])
     assert isinstance(good[0], ImagePrediction)
     assert isinstance(scored, ImagePrediction)

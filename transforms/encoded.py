@@ -42,10 +42,19 @@ def encode_image(data: bytes, settings: DecodeSettings) -> Encoded:
             is, only the model can find: it fails on that image.
     """
     header = admit(data, settings)
-    if _may_pass(data, header):
+    if may_pass(data, header):
         return Encoded(data, ImageInfo(header.width, header.height, header.format, len(data), MODEL_DECODER))
     pixels, info = decode_image(data, settings)
     return Encoded(encode_png(pixels), info)
+
+
+def may_pass(data: bytes, header: ImageHeader) -> bool:
+    """Tell whether a model's own decoder may have a file as it is."""
+    if header.bits != 8 or header.components not in (1, 3):
+        return False
+    if header.format == "jpeg":
+        return header.encoding in ("baseline", "extended", "progressive") and jpeg_orientation(data) == 1
+    return header.format == "png" and not any(chunk in data for chunk in _PNG_CHUNKS)
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -53,11 +62,3 @@ def encode_png(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
-
-
-def _may_pass(data: bytes, header: ImageHeader) -> bool:
-    if header.bits != 8 or header.components not in (1, 3):
-        return False
-    if header.format == "jpeg":
-        return header.encoding in ("baseline", "extended", "progressive") and jpeg_orientation(data) == 1
-    return header.format == "png" and not any(chunk in data for chunk in _PNG_CHUNKS)

@@ -1,7 +1,7 @@
 """LoadBatches: from names of images to batches of pixels."""
 
+import functools
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,10 +10,13 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
-from transforms.loading import BatchLoader, LoadPlan, thread_count
+from transforms.loading import BatchLoader, LoadPlan, load_one, thread_count
+from transforms.memory import ByteBudget
 from transforms.observe import Count
+from transforms.quarantine import Quarantine
 from transforms.records import Failure, ImageBatch, ImageRef
 from transforms.storage import is_remote
+from transforms.threads import LoadThreads
 
 FAILURES = "failures"
 BATCHES = "batches"
@@ -54,9 +57,13 @@ class _LoadDoFn(beam.DoFn):
         self._read_ms = Count("read_ms")
         self._decode_ms = Count("decode_ms")
         self._failed = Count("load_failed_images")
+        self._restarts = Count("decode_worker_restarts")
 
     def setup(self) -> None:
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: LoadThreads | None = None
+        # Of all bundles together: a thread that hangs holds its memory beyond its bundle.
+        self._budget = ByteBudget(self._plan.load.max_bytes_in_flight)
+        self._quarantine = Quarantine(self._plan) if self._plan.decode.quarantine else None
 
     def start_bundle(self) -> None:
         self._loader: BatchLoader | None = None
@@ -65,8 +72,10 @@ class _LoadDoFn(beam.DoFn):
         if self._loader is None:
             threads = thread_count(self._plan.load, is_remote(ref.path))
             if self._pool is None:
-                self._pool = ThreadPoolExecutor(threads, thread_name_prefix="load")
-            self._loader = BatchLoader(self._plan, self._pool, threads)
+                self._pool = LoadThreads(threads)
+            prepare = self._quarantine.prepare if self._quarantine else None
+            load = functools.partial(load_one, prepare_with=prepare)
+            self._loader = BatchLoader(self._plan, self._pool, threads, load, self._budget)
         for loaded in self._loader.add(ref):
             yield self._tag(loaded)
         self._count(self._loader)
@@ -85,8 +94,10 @@ class _LoadDoFn(beam.DoFn):
         self._count(self._loader)
 
     def teardown(self) -> None:
+        if self._quarantine is not None:
+            self._quarantine.close()
         if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool.close()
 
     def _tag(self, loaded: ImageBatch | Failure) -> ImageBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]:
         if isinstance(loaded, Failure):
@@ -100,3 +111,5 @@ class _LoadDoFn(beam.DoFn):
         self._read_bytes.add(tally.read_bytes)
         self._read_ms.add(tally.read_ms)
         self._decode_ms.add(tally.decode_ms)
+        if self._quarantine is not None:
+            self._restarts.add(self._quarantine.take_restarts())

@@ -1,17 +1,13 @@
 """Read and decode many images at a time into batches of pixels, within a budget of memory."""
 
+import functools
 import logging
-import math
-import mmap
 import operator
 import os
 import queue
 import threading
 import time
-import weakref
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from transforms import reading
+from transforms.deadlines import Deadlines, GivenUp, Progress
 from transforms.encoded import Encoded, encode_image
-from transforms.errors import FailureCode, ImageError, Stage
+from transforms.errors import FailureCode, ImageError, RunError, Stage
 from transforms.headers import probe
 from transforms.images import Decoded, decode_cost, load_image
+from transforms.memory import ByteBudget, PixelBuffers
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef, now_us
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
+from transforms.threads import LoadThreads
 
 _LOG = logging.getLogger(__name__)
 _REMOTE_THREADS_A_PROCESSOR = 4
@@ -50,6 +49,11 @@ class LoadPlan:
     """Images a batch; the last one may hold fewer."""
     encoded: bool = False
     """The model decodes images itself: batches hold encoded bytes, and height and width mean nothing."""
+
+    @property
+    def deadlines(self) -> Deadlines:
+        """How long an image may take."""
+        return Deadlines(self.decode, self.load)
 
 
 class LoadedImage(NamedTuple):
@@ -93,66 +97,71 @@ class LoadTally(NamedTuple):
         )
 
 
-class ByteBudget:
-    """Lets threads through while what they hold together stays within a limit.
-
-    One that needs more than the whole limit goes alone, so that nothing waits for ever.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-        self._changed = threading.Condition()
-
-    def acquire(self, amount: int) -> None:
-        """Wait until `amount` bytes are free, and hold them."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._held == 0 or self._held + amount <= self._limit)
-            self._held += amount
-
-    def release(self, amount: int) -> None:
-        """Give `amount` bytes back."""
-        with self._changed:
-            self._held -= amount
-            self._changed.notify_all()
-
-
-def load_one(ref: ImageRef, plan: LoadPlan, budget: ByteBudget | None = None) -> LoadedImage:
+def load_one(
+    ref: ImageRef,
+    plan: LoadPlan,
+    budget: ByteBudget | None = None,
+    progress: Progress | None = None,
+    prepare_with: Callable[[bytes, LoadPlan], Decoded | Encoded] | None = None,
+) -> LoadedImage:
     """Read, decode and fit one image; whatever is wrong with it becomes its failure.
 
     Args:
         ref: The image.
         plan: How to load it.
         budget: Memory shared with other threads; None where there are none.
+        progress: Tells another thread what this one is doing; None where nobody watches, and then an image that takes
+            too long fails when it is done.
+        prepare_with: Makes the pixels somewhere else than in this thread, with the pixels of `prepare`.
+
+    Raises:
+        GivenUp: Somebody watched, and has made a failure of the image meanwhile.
+        RunError: A worker process of the quarantine does not start.
     """
-    started = time.perf_counter()
+    progress = progress or Progress(ref, plan.deadlines, time.perf_counter)
     stage = Stage.READ
-    read_ms = 0.0
     try:
-        content = reading.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
-        read_ms, started = _milliseconds(started), time.perf_counter()
+        with progress.at(Stage.READ):
+            content = reading.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
         stage = Stage.DECODE
-        ref = ImageRef(ref.path, len(content.data), content.version)
+        ref = progress.ref = ImageRef(ref.path, len(content.data), content.version)
         needed = _memory_needed(content.data, plan.decode) if budget else 0
         if budget:
             budget.acquire(needed)
-            started = time.perf_counter()  # waiting for memory is no work
         try:
-            pixels, info = _prepare(content.data, plan)
+            with progress.at(Stage.DECODE, held=needed):
+                pixels, info = (prepare_with or prepare)(content.data, plan)
         finally:
             if budget:
-                budget.release(needed)
+                budget.release(needed, stuck=progress.given_up)
     except ImageError as error:
         failure = Failure(ref, stage, error.code, error.message, now_us())
+    except (GivenUp, RunError):
+        raise
     except Exception as error:  # noqa: BLE001  foreign code over hostile bytes: it costs its image, never the night
         _LOG.exception("loading %s failed in a way that the decoders do not announce", ref.path)
         code = FailureCode.CORRUPT_IMAGE if stage is Stage.DECODE else FailureCode.READ_ERROR
-        reason = str(error).split("\n")[0][:300]
-        failure = Failure(ref, stage, code, f"loading failed unexpectedly: {type(error).__name__}: {reason}", now_us())
+        failure = Failure(ref, stage, code, unexpected(error), now_us())
     else:
-        return LoadedImage(ref, pixels, info, None, read_ms, _milliseconds(started))
-    spent = (read_ms, _milliseconds(started)) if stage is Stage.DECODE else (_milliseconds(started), 0.0)
-    return LoadedImage(ref, None, None, failure, *spent)
+        return LoadedImage(ref, pixels, info, None, *_spent_ms(progress))
+    return LoadedImage(ref, None, None, failure, *_spent_ms(progress))
+
+
+def unexpected(error: Exception) -> str:
+    """Say in one line what foreign code has thrown that it does not announce."""
+    reason = str(error).split("\n")[0][:300]
+    return f"loading failed unexpectedly: {type(error).__name__}: {reason}"
+
+
+def prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
+    """Make of an encoded file what the model is given.
+
+    Raises:
+        ImageError: With the code that belongs into the failures table.
+    """
+    if plan.encoded:
+        return encode_image(data, plan.decode)
+    return load_image(data, plan.decode, plan.preprocess, plan.height, plan.width)
 
 
 def _memory_needed(data: bytes, settings: DecodeSettings) -> int:
@@ -161,14 +170,8 @@ def _memory_needed(data: bytes, settings: DecodeSettings) -> int:
     return len(data) + min(cost, settings.max_decode_bytes)
 
 
-def _milliseconds(since: float) -> float:
-    return (time.perf_counter() - since) * 1e3
-
-
-def _prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
-    if plan.encoded:
-        return encode_image(data, plan.decode)
-    return load_image(data, plan.decode, plan.preprocess, plan.height, plan.width)
+def _spent_ms(progress: Progress) -> tuple[float, float]:
+    return progress.spent[Stage.READ] * 1e3, progress.spent[Stage.DECODE] * 1e3
 
 
 def to_batch(images: Sequence[LoadedImage], plan: LoadPlan) -> ImageBatch:
@@ -196,35 +199,6 @@ def _batch_of(images: Sequence[LoadedImage], pixels: npt.NDArray[Any]) -> ImageB
     )
 
 
-class PixelBuffers:
-    """Memory for batches of pixels, used again when nobody holds the batch any more.
-
-    The pages of a new array are handed out one by one while it is filled, which took 0.2 ms a photo: as long as
-    resizing it.
-    """
-
-    def __init__(self) -> None:
-        self._free: deque[mmap.mmap] = deque()
-
-    def take(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """Return an array that is free, with whatever it holds.
-
-        Args:
-            shape: The same at every call.
-
-        Returns:
-            uint8[shape], at the start of a page, as TensorFlow wants memory that it is to use without a copy.
-        """
-        try:
-            memory = self._free.popleft()
-        except IndexError:
-            memory = mmap.mmap(-1, max(1, math.prod(shape)))
-        pixels = np.frombuffer(memory, np.uint8, math.prod(shape))
-        # Every view of this array holds it, a tensor that shares its memory as well: then nobody else may have it.
-        weakref.finalize(pixels, self._free.append, memory).atexit = False
-        return pixels.reshape(shape)
-
-
 class _Filling:
     """A batch whose rows are being filled."""
 
@@ -240,47 +214,60 @@ class BatchLoader:
     Each thread puts its pixels straight into their row of a batch. While the caller computes on a batch, the threads
     go on loading the next ones: two batches and one image a thread are under way at most, and the memory of what is
     being read and decoded is bounded by LoadSettings.max_bytes_in_flight.
-    One thread uses it; the pool belongs to the caller, so that loaders can follow each other on it.
+    An image that is read or decoded for too long is given up by the caller's thread, the next time that it adds or
+    waits, and never takes a row; what its thread has later is thrown away.
+    One thread uses it; pool and budget belong to the caller, so that loaders can follow each other on them.
 
     Args:
         plan: How to load, and how many images make a batch.
         pool: Threads to load in.
         threads: How many threads the pool has.
-        load: Loads one image; replaced in tests only.
+        load: Loads one image.
+        budget: Memory; left out, as much as the plan says. A thread that hangs holds its share beyond this loader.
+        clock: In seconds, always forward; replaced in tests only.
     """
 
     def __init__(
         self,
         plan: LoadPlan,
-        pool: ThreadPoolExecutor,
+        pool: LoadThreads,
         threads: int,
-        load: Callable[[ImageRef, LoadPlan, ByteBudget], LoadedImage] = load_one,
+        load: Callable[[ImageRef, LoadPlan, ByteBudget, Progress], LoadedImage] = load_one,
+        budget: ByteBudget | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._plan = plan
         self._pool = pool
         self._load = load
         self._limit = 2 * plan.batch_size + threads
-        self._budget = ByteBudget(plan.load.max_bytes_in_flight)
+        self._budget = budget or ByteBudget(plan.load.max_bytes_in_flight)
         self._done: queue.SimpleQueue[tuple[LoadedImage, _Filling | None] | BaseException] = queue.SimpleQueue()
         self._under_way = 0
         self._buffers = PixelBuffers()
         self._reserving = threading.Lock()
         self._filling: _Filling | None = None
         self._tally = LoadTally()
+        self._clock = clock
+        self._deadlines = plan.deadlines
+        # What threads are at. Adding, removing and copying are one step each under the interpreter's lock.
+        self._at_work: set[Progress] = set()
+        self._shortest = min(map(self._deadlines.allowed, (Stage.READ, Stage.DECODE)))
+        self._look_at = clock() + self._shortest
 
     def add(self, ref: ImageRef) -> Iterator[ImageBatch | Failure]:
         """Start loading an image; yield what has been completed meanwhile."""
         while self._under_way >= self._limit:
-            yield from self._take(self._done.get())
-        self._pool.submit(self._run, ref)
+            yield from self._wait()
+        self._pool.submit(functools.partial(self._run, ref))
         self._under_way += 1
         while not self._done.empty():
             yield from self._take(self._done.get())
+        yield from self._look()
 
     def finish(self) -> Iterator[ImageBatch | Failure]:
         """Wait for everything under way; yield it, the last batch with what is left."""
         while self._under_way:
-            yield from self._take(self._done.get())
+            yield from self._wait()
         rest, self._filling = self._filling, None
         if rest is not None and rest.reserved < self._plan.batch_size:
             yield _batch_of(rest.images, rest.pixels)
@@ -291,18 +278,52 @@ class BatchLoader:
         return tally
 
     def _run(self, ref: ImageRef) -> None:
+        progress = Progress(ref, self._deadlines, self._clock)
+        self._at_work.add(progress)
         try:
-            image = self._load(ref, self._plan, self._budget)
+            image = self._load(ref, self._plan, self._budget, progress)
             if image.failure is not None:
                 self._done.put((image, None))
                 return
             filling, row = self._reserve()
             filling.pixels[row] = image.pixels
             self._done.put((image._replace(pixels=None, row=row), filling))
-        except BaseException as error:
+        except GivenUp:
+            return  # its failure has been handed out
+        except BaseException as error:  # noqa: BLE001  the caller raises it
             # Nothing may end a thread without a word: the caller would wait for ever.
             self._done.put(error)
-            raise
+        finally:
+            self._at_work.discard(progress)
+
+    def _wait(self) -> Iterator[ImageBatch | Failure]:
+        """Wait until an image is done or one may be over its time; yield what comes of it."""
+        try:
+            done = self._done.get(timeout=max(0.0, self._look_at - self._clock()))
+        except queue.Empty:
+            yield from self._look()
+        else:
+            yield from self._take(done)
+
+    def _look(self) -> Iterator[ImageBatch | Failure]:
+        """Give up what is over its time."""
+        now = self._clock()
+        if now < self._look_at:
+            return
+        # What begins after this moment has at least so long: nothing is missed, and nobody looks in vain before.
+        self._look_at = now + self._shortest
+        for progress in self._at_work.copy():
+            error = progress.give_up(now)
+            if error is None or progress.stage is None:
+                self._look_at = min(self._look_at, progress.ends_at())
+                continue
+            self._at_work.discard(progress)
+            self._budget.give_up(progress.held)
+            self._pool.replace(progress.thread)
+            _LOG.warning("%s was given up, and a thread hangs with it: %s", progress.ref.path, error.message)
+            failure = Failure(progress.ref, progress.stage, error.code, error.message, now_us())
+            image = LoadedImage(progress.ref, None, None, failure, *_spent_ms(progress))
+            yield from self._take((image, None))
 
     def _reserve(self) -> tuple[_Filling, int]:
         with self._reserving:

@@ -11,7 +11,7 @@ import os
 import resource
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, shared_memory
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from transforms import images
 from transforms.loading import BatchLoader, LoadPlan, load_one
 from transforms.records import ImageBatch, ImageRef
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
+from transforms.threads import LoadThreads
 
 _CHUNK = 16
 _BATCH = 128
@@ -37,7 +38,7 @@ def plan_of(interpolation: str) -> LoadPlan:
 
 def in_threads(paths: Sequence[str], plan: LoadPlan, workers: int) -> int:
     """Load all photos into batches; return how many came."""
-    with ThreadPoolExecutor(workers) as pool:
+    with LoadThreads(workers) as pool:
         loader = BatchLoader(plan, pool, workers)
         found = [len(one.refs) for path in paths for one in loader.add(ImageRef(path, None, None)) if _is_batch(one)]
         found += [len(one.refs) for one in loader.finish() if _is_batch(one)]  # type: ignore[union-attr]
