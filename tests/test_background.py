@@ -1,10 +1,13 @@
 """Background: order, bounds, errors, and the end of its thread."""
 
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
+from transforms import background as background_module
 from transforms.background import Background
 
 
@@ -91,3 +94,41 @@ def test_checking_does_not_wait() -> None:
         while time.monotonic() < deadline:
             background.check()
             time.sleep(0.001)
+
+
+def test_task_may_be_put_while_another_is_being_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A garbage collection inside of put runs destructors that put, too: neither waits for the other."""
+    background, other = Background("test", 10), Background("other", 10)
+    done: list[str] = []
+    real = background_module.Future
+
+    class Collecting(real):  # type: ignore[misc, valid-type]
+        """A future whose making collects garbage, and with it a writer that nobody holds."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            monkeypatch.setattr(background_module, "Future", real)
+            other.put(1, lambda: done.append("destructor, elsewhere"))
+            background.put(1, lambda: done.append("destructor"))
+
+    monkeypatch.setattr(background_module, "Future", Collecting)
+    putting = threading.Thread(target=lambda: background.put(1, lambda: done.append("task")), daemon=True)
+    putting.start()
+    putting.join(30)
+    assert not putting.is_alive()
+    background.settle()
+    other.settle()
+    assert sorted(done) == ["destructor", "destructor, elsewhere", "task"]
+
+
+def test_process_waits_for_what_was_put() -> None:
+    """At its end, whoever still holds the object."""
+    script = (
+        "import time\n"
+        "from transforms.background import Background\n"
+        "background = Background('test', 10)\n"
+        "background.put(1, lambda: time.sleep(0.5))\n"
+        "background.put(1, lambda: print('done', flush=True))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"done\n", b"")

@@ -266,7 +266,7 @@ class TestThreads:
         for number in range(3):
             part.write(batch(number * 4000, 4000))
         part.write(batch(12_000, 10))
-        assert sorted(threads_of("encode-dropped", "store-dropped")) == ["encode-dropped_0", "store-dropped_0"]
+        assert sorted(threads_of("encode-dropped", "store-dropped")) == ["encode-dropped", "store-dropped"]
         del part
         deadline = time.monotonic() + 60
         while threads_of("encode-dropped", "store-dropped") and time.monotonic() < deadline:

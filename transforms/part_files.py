@@ -236,8 +236,9 @@ class _OpenFile:
             raise
 
     def _give_up(self) -> None:
-        # A writer that is collected open tries to write its footer, and complains where it cannot.
+        # One that is collected open tries to write its footer, first Python's class and then the C++ below it.
         self._writer.is_open = False
+        self._stream.give_up()
 
     def _finish(self, rows: int) -> WrittenFile:
         if self._open_path != self._path:
@@ -260,14 +261,20 @@ class _HashingStream:
     def __init__(self, stream: IO[bytes], store: Background) -> None:
         self._stream = stream
         self._store = store
+        self._given_up = False
         self.digest = hashlib.sha256()
         self.size = 0
         self.closed = False
 
     def write(self, data: bytes) -> int:
-        self._store.put(len(data), partial(self._write, data))
-        self.size += len(data)
+        if not self._given_up:
+            self._store.put(len(data), partial(self._write, data))
+            self.size += len(data)
         return len(data)
+
+    def give_up(self) -> None:
+        """Take no more: the file stays as it is, without its footer."""
+        self._given_up = True
 
     def _write(self, data: bytes) -> None:
         self.digest.update(data)
