@@ -24,6 +24,7 @@ from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
+from transforms.claims import RunClaim
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import RunLayout, check_run_id, new_run_id
@@ -111,18 +112,19 @@ def run(request: RunRequest) -> RunResult:
     """
     started = time.monotonic()
     layout = _layout(request)
-    try:
-        found = _find(request, layout)
-    except OSError as error:
-        raise ConfigError(f"output {request.output} cannot be used: {error}") from error
-    if found is not None:
-        return RunResult(layout, read_outcome(layout), found, 0, time.monotonic() - started, 0.0, {})
-    prepared = _prepare(request, layout)
-    launched = time.monotonic()
-    observe.reset_process_counts()
-    counts = _launch(request, prepared)
-    ended = time.monotonic()
-    outcome = read_attempt(layout)
+    with RunClaim(layout) as claim:
+        try:
+            found = _find(request, layout, claim)
+        except OSError as error:
+            raise ConfigError(f"output {request.output} cannot be used: {error}") from error
+        prepared = _prepare(request, layout, claim) if found is None else found
+        if isinstance(prepared, str):
+            return RunResult(layout, read_outcome(layout), prepared, 0, time.monotonic() - started, 0.0, {})
+        launched = time.monotonic()
+        observe.reset_process_counts()
+        counts = _launch(request, prepared)
+        ended = time.monotonic()
+        outcome = read_attempt(layout)
     return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts)
 
 
@@ -139,8 +141,10 @@ def _layout(request: RunRequest) -> RunLayout:
     )
 
 
-def _find(request: RunRequest, layout: RunLayout) -> str | None:
+def _find(request: RunRequest, layout: RunLayout, claim: RunClaim) -> str | None:
     """Return why nothing has to be scored; None where it has."""
+    if storage.stat(layout.plan) is not None:
+        claim.take()  # who has written the plan may be carrying it out
     pending = pending_manifest(layout)
     if pending is not None:
         complete(layout)
@@ -167,7 +171,8 @@ def _inputs(sources: Sequence[InputSource]) -> list[dict[str, str]]:
     return [{"kind": source.kind, "path": source.path} for source in sources]
 
 
-def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
+def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepared | str:
+    """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored any more."""
     options = pipeline_options(request.beam_flags)
     sources = _sources(request)
     for source in sources:
@@ -176,6 +181,10 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     scorer = model.scorer
     check_golden(scorer, request.config)
     try:
+        claim.take()
+        found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
+        if found is not None:
+            return found
         adopted = claim_staging(layout, _identity(scorer, sources))
         storage.delete_file(layout.refused)
     except OSError as error:
