@@ -1,6 +1,7 @@
 """The life of one run: check, load, launch, wait, and say how it ended."""
 
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import platform
@@ -47,6 +48,7 @@ _PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "n
 _WORKER_ERROR = re.compile(
     r"^transforms\.\w+\.(?:\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
 
 
@@ -116,7 +118,7 @@ def run(request: RunRequest) -> RunResult:
         try:
             found = _find(request, layout, claim)
         except OSError as error:
-            raise ConfigError(f"output {request.output} cannot be used: {error}") from error
+            raise _unusable(request, "used", error) from error
         prepared = _prepare(request, layout, claim) if found is None else found
         if isinstance(prepared, str):
             return RunResult(layout, read_outcome(layout), prepared, 0, time.monotonic() - started, 0.0, {})
@@ -139,6 +141,11 @@ def _layout(request: RunRequest) -> RunLayout:
         storage.absolute(request.output).rstrip("/") or "/",
         check_run_id(request.run_id) if request.run_id is not None else new_run_id(datetime.now(UTC)),
     )
+
+
+def _unusable(request: RunRequest, how: str, error: OSError) -> ConfigError:
+    way_out = "make room there" if error.errno in _FULL else "give a folder or bucket that this process may write"
+    return ConfigError(f"output {request.output} cannot be {how}: {error}; {way_out}")
 
 
 def _find(request: RunRequest, layout: RunLayout, claim: RunClaim) -> str | None:
@@ -188,7 +195,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         adopted = claim_staging(layout, _identity(scorer, sources))
         storage.delete_file(layout.refused)
     except OSError as error:
-        raise ConfigError(f"output {request.output} cannot be written: {error}") from error
+        raise _unusable(request, "written", error) from error
     if adopted.rows:
         _LOG.info("run %s goes on: %d images were scored before", layout.run_id, adopted.rows)
     facts = RunFacts(
@@ -251,7 +258,7 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
             found = [match["message"] for match in _WORKER_ERROR.finditer(str(error))]
             if found and not interrupts.seen:
                 raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
-            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error)}"
+            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error, prepared.layout)}"
             raise RunError(
                 ExitCode.INTERRUPTED,
                 f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
@@ -284,7 +291,9 @@ class _Interrupts:
         raise KeyboardInterrupt
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, layout: RunLayout) -> str:
     """Return the last exception that a runner's text names, without the traceback around it."""
     named = _ANY_ERROR.findall(str(error))
-    return named[-1] if named else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    cause = named[-1] if named else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    full = any(f"[errno {number}]" in cause.lower() for number in _FULL)
+    return f"the disk of {layout.output} is full, make room there ({cause})" if full else cause
