@@ -19,9 +19,10 @@ import pytest
 
 from tests.runs import tree
 from transforms import claims, storage
-from transforms.claims import Claim, Delete, ListNames, Owner, Read, RunClaim, Step, Steps, Wait, Winner, Write, contend
+from transforms.claims import Claim, Delete, ListNames, Read, RunClaim, Step, Steps, Wait, Winner, Write, contend
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
+from transforms.owners import Owner, this_process
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -443,7 +444,7 @@ def test_a_store_out_of_reach_is_asked_again(
 ) -> None:
     """One lost sign of life is a warning; the next one is given."""
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
-    objects = claims._Objects(RunLayout(str(tmp_path), "night"), claims.this_process())
+    objects = claims._Objects(RunLayout(str(tmp_path), "night"), this_process())
     objects.carry_out(Write(1))
     real, fails = storage.write_bytes, [True]
     written = threading.Event()
@@ -466,7 +467,7 @@ def test_a_store_out_of_reach_is_asked_again(
 def test_who_is_too_slow_does_not_win(tmp_path: Path) -> None:
     """After half a minute between two writes others may take it for dead: it stops instead of trusting what it read."""
     now = [0.0]
-    objects = claims._Objects(RunLayout(str(tmp_path), "night"), claims.this_process(), clock=lambda: now[0])
+    objects = claims._Objects(RunLayout(str(tmp_path), "night"), this_process(), clock=lambda: now[0])
     objects.carry_out(Write(None))
     now[0] = 30.0
     assert objects.carry_out(ListNames()).keys() == {objects.name}
@@ -488,26 +489,6 @@ def test_a_damaged_claim_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mon
         f"{foreign} is damaged: nobody can tell who works on run night; delete it when nobody does"
     )
     assert list(tree(tmp_path)) == ["runs/night/_claims/x.json"]
-
-
-def test_an_owner_is_gone_when_its_process_is_and_here(tmp_path: Path) -> None:
-    """Another machine's process is never judged, nor is one whose machine does not tell its boot."""
-    me = claims.this_process()
-    assert not claims.is_gone(me)
-    done = subprocess.Popen([sys.executable, "-c", ""])
-    born = claims._born(done.pid)
-    assert born is not None
-    time.sleep(0.1)
-    while claims._born(done.pid) is not None:  # it is not waited for, and a zombie counts as gone
-        time.sleep(0.01)
-    gone = me._replace(pid=done.pid, born=born)
-    if me.boot is not None:
-        assert claims.is_gone(gone)
-        assert claims.is_gone(me._replace(born="1"))  # its pid was given again
-    assert not claims.is_gone(gone._replace(boot="another"))
-    assert not claims.is_gone(gone._replace(boot=None))
-    done.wait()
-    assert tree(tmp_path) == {}
 
 
 def test_the_lock_file_names_its_owner(tmp_path: Path) -> None:

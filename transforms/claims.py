@@ -17,21 +17,18 @@ was asked (S3 and GCS do): no two win, and if nobody dies, one wins. A claim cou
 run killed here can be continued here immediately.
 
 Not guaranteed: a launcher that stood still for a minute and goes on (a suspended machine, a store out of reach) may
-find that another has taken its run. It says so when it wakes. Even then neither rows nor files are mixed: whichever
-publishes first has published, from files that it knows by name, and the other finds the run published.
+find that another has taken its run. It says so when it wakes. Even then, unless both overwrite, neither rows nor files
+are mixed: whichever publishes first has published, from files that it knows by name, and the other finds that.
 """
 
-import contextlib
 import fcntl
 import json
 import logging
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
-from datetime import UTC, datetime
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
 from typing import Any, NamedTuple, Self
 
@@ -40,27 +37,13 @@ from pyarrow import fs
 from transforms import storage
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
+from transforms.owners import Owner, is_gone, this_process
 
 _LOG = logging.getLogger(__name__)
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
 _WAIT_SECONDS = 0.5
 _NO_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
-
-
-class Owner(NamedTuple):
-    """The process that made a claim."""
-
-    host: str
-    """For people: several machines may have one name."""
-    boot: str | None
-    """This start of this machine's kernel and the space that pids are counted in; None where no system tells."""
-    pid: int
-    """In that space."""
-    born: str | None
-    """When the process began, as the kernel counts: a pid is given again."""
-    since: str
-    """When it claimed the run, by its own clock: for people."""
 
 
 class Claim(NamedTuple):
@@ -376,32 +359,3 @@ class _Heartbeat:
                     return
             except OSError as error:
                 _LOG.warning("the claim on run %s cannot be renewed, which is tried again: %s", run_id, error)
-
-
-def this_process() -> Owner:
-    """Describe this process as the owner of a claim."""
-    pid = os.getpid()
-    return Owner(socket.gethostname(), _boot(), pid, _born(pid), datetime.now(UTC).isoformat(timespec="seconds"))
-
-
-def is_gone(owner: Owner) -> bool:
-    """Tell whether an owner is a process of this machine that has ended."""
-    return owner.boot is not None and owner.boot == _boot() and owner.born != _born(owner.pid)
-
-
-def _boot() -> str | None:
-    # Containers of one machine share the boot and count their own pids.
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
-    except FileNotFoundError:
-        return None
-
-
-def _born(pid: int) -> str | None:
-    """Return when a process began, in ticks since the boot; None where there is none, or only its exit code is left."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            state, *fields = file.read().rpartition(b")")[2].split()  # a program's name may hold spaces
-        return None if state in (b"Z", b"X") else fields[18].decode()
-    return None
