@@ -158,9 +158,9 @@ def half_of_a_move(source: str, target: str) -> None:
 
 
 def half_of_a_folder(path: str) -> None:
-    """A folder is deleted file by file."""
+    """A folder is deleted file by file, in an order that nobody knows: the plan may be the first."""
     if storage.is_folder(path):
-        for file in list(storage.list_folder(path))[:1]:
+        for file in sorted(storage.list_folder(path), key=lambda file: not file.path.endswith("publish.json"))[:1]:
             filesystem, inner = storage.filesystem(file.path)
             filesystem.delete_file(inner)
 
