@@ -232,18 +232,14 @@ def _lock(layout: RunLayout, owner: Owner, wait: Callable[[float], object]) -> _
         descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _bears(layout.lock, descriptor):
-                os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(owner._asdict()).encode(), 0)
-                os.fsync(descriptor)
-                return _Lock(layout.lock, descriptor)
         except BlockingIOError:
             found = os.pread(descriptor, 4096, 0)
+            os.close(descriptor)
             if found:
-                os.close(descriptor)
                 # The kernel vouches for the owner at this very moment.
                 raise _taken(layout, Owner(**json.loads(found)), 0.0) from None
             wait(_WAIT_SECONDS)  # locked an instant ago, and not described yet
+            continue
         except OSError as error:
             os.close(descriptor)
             if error.errno not in _NO_LOCKS:
@@ -251,8 +247,18 @@ def _lock(layout: RunLayout, owner: Owner, wait: Callable[[float], object]) -> _
             _LOG.info("the file system of %s has no locks: run %s is claimed by files", layout.output, layout.run_id)
             storage.delete_file(layout.lock)
             return None
-        # Or its owner has finished between opening and locking, and has deleted it.
-        os.close(descriptor)
+        lock = _Lock(layout.lock, descriptor)
+        if _bears(layout.lock, descriptor):
+            try:
+                os.ftruncate(descriptor, 0)
+                os.pwrite(descriptor, json.dumps(owner._asdict()).encode(), 0)
+                os.fsync(descriptor)
+            except BaseException:
+                lock.release()
+                raise
+            return lock
+        # Its owner has finished between opening and locking, and has deleted it.
+        lock.release()
 
 
 def _bears(path: str, descriptor: int) -> bool:
