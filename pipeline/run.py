@@ -121,6 +121,7 @@ def run(request: RunRequest) -> RunResult:
             raise _unusable(request, "used", error) from error
         prepared = _prepare(request, layout, claim) if found is None else found
         if isinstance(prepared, str):
+            claim.tidy()
             return RunResult(layout, read_outcome(layout), prepared, 0, time.monotonic() - started, 0.0, {})
         launched = time.monotonic()
         observe.reset_process_counts()

@@ -43,6 +43,8 @@ _LOG = logging.getLogger(__name__)
 BEAT_SECONDS = 10.0
 SILENT_SECONDS = 60.0
 _WAIT_SECONDS = 0.5
+_CLAIM_BYTES = 1024
+_READS = 5
 _NO_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
 
 
@@ -147,6 +149,10 @@ def _read_all() -> Generator[Step, Any, list[Claim]]:
     return claims
 
 
+class TakenError(ConfigError):
+    """Another launcher works on the run."""
+
+
 class RunClaim:
     """The claim of this process on a run; a context that gives back at its end what was taken in it.
 
@@ -176,13 +182,24 @@ class RunClaim:
         """Take the run; once it is taken, do nothing.
 
         Raises:
-            ConfigError: Another launcher works on it.
+            TakenError: Another launcher works on it.
+            ConfigError: A claim is damaged.
             OSError: The storage cannot be written.
         """
         if self._held is None:
             owner = this_process()
             remote = storage.is_remote(self._layout.output)
             self._held = (None if remote else _lock(self._layout, owner, self._wait)) or self._agree(owner)
+
+    def tidy(self) -> None:
+        """Delete what killed launchers have left of their claims, where nobody works on the run."""
+        try:
+            if storage.stat(self._layout.lock) is not None or dict(_written_at(self._layout)):
+                self.take()
+        except TakenError:
+            _LOG.debug("the claim on run %s is another launcher's", self._layout.run_id)
+        except OSError as error:
+            _LOG.warning("what a killed launcher has left of run %s cannot be deleted: %s", self._layout.run_id, error)
 
     def _agree(self, owner: Owner) -> "_Heartbeat":
         objects = _Objects(self._layout, owner)
@@ -204,8 +221,8 @@ class RunClaim:
         return _Heartbeat(objects)
 
 
-def _taken(layout: RunLayout, owner: Owner, silent_seconds: float) -> ConfigError:
-    return ConfigError(
+def _taken(layout: RunLayout, owner: Owner, silent_seconds: float) -> TakenError:
+    return TakenError(
         f"run {layout.run_id} is being worked on by process {owner.pid} on host {owner.host} since {owner.since} "
         f"(last sign of life {silent_seconds:.0f} s ago); wait for it, or use another --run-id"
     )
@@ -302,7 +319,7 @@ class _Objects:
             self._write()
             found = None
         else:
-            found = dict(self._list()) if isinstance(step, ListNames) else self._read(step)
+            found = dict(_written_at(self.layout)) if isinstance(step, ListNames) else self._read(step)
         # Who is slower than that may be taken for dead, and must not win by what he read before.
         if before is not None and self._clock() - before > SILENT_SECONDS / 2:
             raise TimeoutError(f"the storage took more than {SILENT_SECONDS / 2:.0f} s to answer")
@@ -317,21 +334,16 @@ class _Objects:
 
     def _write(self) -> None:
         claim = {"number": self._number, "owner": self._owner._asdict()}
-        storage.write_bytes(self._path(self.name), json.dumps(claim).encode())
+        # Of one length: pyarrow asks for an object's size before it reads, and in between it may be replaced.
+        storage.write_bytes(self._path(self.name), json.dumps(claim).ljust(_CLAIM_BYTES).encode())
 
     def _path(self, name: str) -> str:
         return storage.join(self.layout.claims, f"{name}.json")
 
-    def _list(self) -> Iterator[tuple[str, float]]:
-        filesystem, inner = storage.filesystem(self.layout.claims)
-        for info in filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
-            if info.type == fs.FileType.File and info.extension == "json":
-                yield info.base_name.removesuffix(".json"), (info.mtime_ns or 0) / storage.SECOND
-
     def _read(self, step: Read) -> Claim | None:
         path = self._path(step.name)
         try:
-            found = json.loads(storage.read_bytes(path))
+            found = json.loads(_read_again(path))
             return Claim(step.name, found["number"], Owner(**found["owner"]), step.written_at)
         except FileNotFoundError:
             return None
@@ -339,6 +351,26 @@ class _Objects:
             raise ConfigError(
                 f"{path} is damaged: nobody can tell who works on run {self.layout.run_id}; delete it when nobody does"
             ) from error
+
+
+def _read_again(path: str) -> bytes:
+    """Read an object that may be replaced or deleted while it is read, at which stores break off."""
+    for _ in range(_READS):
+        try:
+            return storage.read_bytes(path)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            time.sleep(_WAIT_SECONDS / _READS)
+    return storage.read_bytes(path)
+
+
+def _written_at(layout: RunLayout) -> Iterator[tuple[str, float]]:
+    """Yield the names of a run's claims, and when each was written last, in seconds by the store's clock."""
+    filesystem, inner = storage.filesystem(layout.claims)
+    for info in filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
+        if info.type == fs.FileType.File and info.extension == "json":
+            yield info.base_name.removesuffix(".json"), (info.mtime_ns or 0) / storage.SECOND
 
 
 class _Heartbeat:

@@ -26,8 +26,8 @@ from transforms.layout import TABLES, RunLayout, Table
 pytest_plugins = ["tests.s3_store"]
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
-GOOD, BAD, REPEATED = 240, 5, 3
-ROWS_PER_FILE = 6
+GOOD, BAD, REPEATED = 200, 5, 3
+ROWS_PER_FILE = 5
 FILES = GOOD // ROWS_PER_FILE
 
 
@@ -59,7 +59,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     for seed in range(GOOD):
         noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
         paths.append(folder / f"{seed:03}.jpg")
-        Image.fromarray(noise).resize((2400, 1800)).save(paths[-1], quality=80)
+        Image.fromarray(noise).resize((1600, 1200)).save(paths[-1], quality=80)
     for number in range(BAD):
         paths.append(folder / f"empty{number}.jpg")
         paths[-1].write_bytes(b"")
@@ -183,7 +183,7 @@ def random_moments(seed: int) -> Iterator[float]:
     """Seconds after the start: during the imports, loading, scoring and publishing."""
     chance = random.Random(seed)  # noqa: S311  moments, not secrets
     while True:
-        yield chance.uniform(0.5, 16)
+        yield chance.uniform(0.5, 12)
 
 
 @pytest.mark.parametrize("seed", range(3))
