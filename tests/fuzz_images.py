@@ -169,6 +169,7 @@ def main() -> int:
     args = parser.parse_args()
     if not (DATA / "hostile" / "manifest.csv").is_file():
         sys.exit(f"the hostile corpus is not at {DATA}: set IMAGE_DATA_DIR to the folder that holds hostile/")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow's notices are not of the report
     faults = []
     with TemporaryDirectory() as damaged, TemporaryDirectory() as corpus:
         for report, found in (damaged_report(args.count, Path(damaged)), corpus_report(Path(corpus))):
