@@ -7,10 +7,10 @@ EXTRAS := demo,test,lint
 FER := fer==25.10.3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types format bench lock clean
+.PHONY: help demo test test-heavy fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # One stamp a set of extras: the demo needs no test tools.
 $(VENV)/.demo: setup.py constraints.txt
@@ -35,6 +35,12 @@ demo: $(VENV)/.demo ## Set up and score real photos with a real model
 test: $(VENV)/.test ## Set up and run the tests
 	$(BIN)/python -m pytest
 
+test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
+	$(BIN)/python -m pytest -m heavy
+
+fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ='--count 3000' for fewer
+	$(BIN)/python -m tests.fuzz_images $(FUZZ)
+
 lint: $(VENV)/.test ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,7 +48,7 @@ lint: $(VENV)/.test ## Check style and formatting
 types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
 
-check: lint types test ## What CI runs: lint, types, tests
+check: lint types test ## What CI runs before test-heavy: lint, types, tests
 
 format: $(VENV)/.test ## Format the code
 	$(BIN)/ruff format .

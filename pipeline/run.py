@@ -1,6 +1,7 @@
 """The life of one run: check, load, launch, wait, and say how it ended."""
 
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import platform
@@ -25,6 +26,7 @@ from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
+from transforms.claims import RunClaim
 from transforms.earlier_runs import LATEST, Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
@@ -49,6 +51,7 @@ _PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "n
 _WORKER_ERROR = re.compile(
     r"^transforms\.\w+\.(?:\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
 
 
@@ -121,18 +124,20 @@ def run(request: RunRequest) -> RunResult:
     """
     started = time.monotonic()
     layout = _layout(request)
-    try:
-        found = _find(request, layout)
-    except OSError as error:
-        raise ConfigError(f"output {request.output} cannot be used: {error}") from error
-    if found is not None:
-        return RunResult(layout, read_outcome(layout), found, 0, time.monotonic() - started, 0.0, {})
-    prepared = _prepare(request, layout)
-    launched = time.monotonic()
-    observe.reset_process_counts()
-    counts = _launch(request, prepared)
-    ended = time.monotonic()
-    outcome = read_attempt(layout)
+    with RunClaim(layout) as claim:
+        try:
+            found = _find(request, layout, claim)
+        except OSError as error:
+            raise _unusable(request, "used", error) from error
+        prepared = _prepare(request, layout, claim) if found is None else found
+        if isinstance(prepared, str):
+            claim.tidy()
+            return RunResult(layout, read_outcome(layout), prepared, 0, time.monotonic() - started, 0.0, {})
+        launched = time.monotonic()
+        observe.reset_process_counts()
+        counts = _launch(request, prepared)
+        ended = time.monotonic()
+        outcome = read_attempt(layout)
     since = prepared.chain.run_id if prepared.chain else None
     return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since)
 
@@ -153,8 +158,15 @@ def _layout(request: RunRequest) -> RunLayout:
     return layout
 
 
-def _find(request: RunRequest, layout: RunLayout) -> str | None:
+def _unusable(request: RunRequest, how: str, error: OSError) -> ConfigError:
+    way_out = "make room there" if error.errno in _FULL else "give a folder or bucket that this process may write"
+    return ConfigError(f"output {request.output} cannot be {how}: {error}; {way_out}")
+
+
+def _find(request: RunRequest, layout: RunLayout, claim: RunClaim) -> str | None:
     """Return why nothing has to be scored; None where it has."""
+    if storage.stat(layout.plan) is not None:
+        claim.take()  # who has written the plan may be carrying it out
     pending = pending_manifest(layout)
     if pending is not None:
         complete(layout)
@@ -184,7 +196,8 @@ def _inputs(sources: Sequence[InputSource]) -> list[dict[str, str]]:
     return [{"kind": source.kind, "path": source.path} for source in sources]
 
 
-def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
+def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepared | str:
+    """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored any more."""
     options = pipeline_options(request.beam_flags)
     sources = _sources(request)
     for source in sources:
@@ -193,11 +206,15 @@ def _prepare(request: RunRequest, layout: RunLayout) -> _Prepared:
     scorer = model.scorer
     check_golden(scorer, request.config)
     try:
+        claim.take()
+        found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
+        if found is not None:
+            return found
         chain = _chain(request, layout, scorer)
         adopted = claim_staging(layout, _identity(scorer, sources, chain))
         storage.delete_file(layout.refused)
     except OSError as error:
-        raise ConfigError(f"output {request.output} cannot be read or written: {error}") from error
+        raise _unusable(request, "written", error) from error
     if adopted.rows:
         _LOG.info("run %s goes on: %d images were scored before", layout.run_id, adopted.rows)
     facts = RunFacts(
@@ -219,8 +236,11 @@ def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | No
         return None
     begun = (read_identity(layout) if request.since_run == LATEST else None) or {}
     # Another run may have been published since this one was begun: it goes on as it was begun.
-    run_ids = begun["since_run"] if "since_run" in begun else find_chain(layout, request.since_run)
-    chain = open_chain(layout, run_ids, scorer.fingerprints)
+    try:
+        run_ids = begun["since_run"] if "since_run" in begun else find_chain(layout, request.since_run)
+        chain = open_chain(layout, run_ids, scorer.fingerprints)
+    except OSError as error:
+        raise ConfigError(f"--since-run {request.since_run} of {request.output} cannot be read: {error}") from error
     _LOG.info("%s", chain)
     return chain
 
@@ -279,7 +299,7 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
             found = [match["message"] for match in _WORKER_ERROR.finditer(text)]
             if found and not interrupts.seen:
                 raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
-            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error)}"
+            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error, prepared.layout)}"
             raise RunError(
                 ExitCode.INTERRUPTED,
                 f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
@@ -312,7 +332,9 @@ class _Interrupts:
         raise KeyboardInterrupt
 
 
-def _cause(error: BaseException) -> str:
+def _cause(error: BaseException, layout: RunLayout) -> str:
     """Return the last exception that a runner's text names, without the traceback around it."""
     named = _ANY_ERROR.findall(str(error))
-    return named[-1] if named else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    cause = named[-1] if named else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    full = any(f"[errno {number}]" in cause.lower() for number in _FULL)
+    return f"the disk of {layout.output} is full, make room there ({cause})" if full else cause

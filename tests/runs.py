@@ -1,5 +1,6 @@
 """What tests of whole runs share: a small model, its configuration, images, and reading a run back."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,12 @@ def bytes_config(model_path: Path, /, **sections: Any) -> RunConfig:
         "batch": {"size": 4},
     }
     return RunConfig.model_validate({**values, **sections})
+
+
+def write_config(config: RunConfig, path: Path) -> Path:
+    """Write a configuration for the command line: JSON is YAML."""
+    path.write_text(json.dumps(config.model_dump(mode="json")), encoding="utf-8")
+    return path
 
 
 def make_photo(path: Path, seed: int, size: tuple[int, int] = (12, 9)) -> Path:

@@ -1,15 +1,11 @@
 """Every file of the hostile corpus ends as its manifest says, with the right pixels and in bounded memory."""
 
 import collections
-import csv
-import importlib.util
 import io
 import json
-import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageOps
 
-from transforms.errors import FailureCode, ImageError
+from tests.hostile_corpus import CODES, ending, manifest, mutations, verdict
+from transforms.errors import ImageError
 from transforms.images import decode_image, load_image
 from transforms.settings import DecodeSettings, PreprocessSettings
 
@@ -26,17 +23,6 @@ Pixels = npt.NDArray[np.uint8]
 # What Pillow warns of is ignored for the process when images.py is imported; pytest starts each test afresh.
 pytestmark = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.")
 
-CODES = {
-    # expected_reason of the manifest: the codes that tell it rightly
-    "empty": {"empty_file"},
-    "truncated": {"truncated_image", "corrupt_image"},
-    "corrupt": {"corrupt_image", "truncated_image", "unsupported_format"},
-    "bad_header": {"corrupt_image", "truncated_image", "unsupported_format"},
-    "too_large": {"too_many_pixels", "truncated_image"},
-    "unsupported_format": {"unsupported_format", "corrupt_image"},
-    "not_an_image": {"unsupported_format", "corrupt_image"},
-}
-
 NOT_BY_PILLOW = {
     # Pillow 12 is wrong about these; each has a test of its own in test_images.py, the first one below as well.
     "bmp/pal4rle.bmp": "an RLE4 literal of odd length shifts all that follows",
@@ -44,37 +30,6 @@ NOT_BY_PILLOW = {
     "png-palette/i_trns.png": "16-bit grey with a transparent grey",
     "tiff/16bit.s.tif": "signed samples are clipped",
 }
-
-HEIC = importlib.util.find_spec("pillow_heif") is not None
-
-
-def manifest(folder: Path) -> Iterator[tuple[dict[str, str], bytes]]:
-    """Yield each row of the manifest with the file's bytes."""
-    with (folder / "hostile" / "manifest.csv").open(encoding="utf-8", newline="") as rows:
-        for row in csv.DictReader(rows):
-            yield row, (folder / "hostile" / row["path"]).read_bytes()
-
-
-def verdict(row: dict[str, str], data: bytes) -> str:
-    """Say what is wrong with how a file ends, or nothing."""
-    try:
-        decoded = decode_image(data, DecodeSettings())
-    except ImageError as error:
-        if row["format"] == "HEIF" and not HEIC:
-            return "" if error.code is FailureCode.UNSUPPORTED_FORMAT else str(error)
-        if row["expected"] == "yes":
-            return f"refused: {error}"
-        if row["expected"] == "no" and error.code not in CODES[row["expected_reason"]]:
-            return f"expected {row['expected_reason']}: {error}"
-        return ""
-    if row["expected"] == "no":
-        return f"decoded, expected {row['expected_reason']}"
-    if row["expected"] == "yes" and (row["width"], row["height"]) != (
-        str(decoded.info.width),
-        str(decoded.info.height),
-    ):
-        return f"{decoded.info.width}x{decoded.info.height}, expected {row['width']}x{row['height']}"
-    return ""
 
 
 def by_pillow(data: bytes) -> Pixels:
@@ -91,7 +46,7 @@ def by_pillow(data: bytes) -> Pixels:
 
 def test_every_file_ends_as_its_manifest_says(image_data_dir: Path) -> None:
     """What should decode has its size, what should not has a code that tells why, and nothing else is raised."""
-    wrong = {row["path"]: fault for row, data in manifest(image_data_dir) if (fault := verdict(row, data))}
+    wrong = {row["path"]: fault for row, data in manifest(image_data_dir) if (fault := verdict(row, ending(data)))}
     assert wrong == {}
 
 
@@ -178,36 +133,6 @@ def test_whole_corpus_passes_through_one_process_with_limits(image_data_dir: Pat
     assert report["decoded"] + report["refused"] == 497
     assert report["peak_kb"] - report["before_kb"] < 512 * 1024
     assert report["slowest_s"][0] < 5
-
-
-def mutations(folder: Path, count: int) -> Iterator[tuple[str, bytes]]:
-    """Yield damaged files: flipped bits, cuts, and one file's head on another's body; the same ones every time."""
-    chance = random.Random(20240)  # noqa: S311 - damage, not secrets
-    files = [
-        (row["path"], data)
-        for row, data in manifest(folder)
-        if row["expected"] == "yes" and len(data) < 40_000 and (HEIC or row["format"] != "HEIF")
-    ]
-    for _ in range(count):
-        (name, data), (_, other) = chance.choice(files), chance.choice(files)
-        damaged = bytearray(data)
-        kind = chance.choice(("bits", "header bits", "cut", "splice", "hole", "twice"))
-        at = chance.randrange(len(data))
-        if kind == "bits":
-            for _ in range(chance.choice((1, 4, 64))):
-                damaged[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
-        elif kind == "header bits":
-            for _ in range(chance.choice((1, 4, 16))):
-                damaged[chance.randrange(min(len(data), 200))] ^= 1 << chance.randrange(8)
-        elif kind == "cut":
-            damaged = damaged[:at]
-        elif kind == "splice":
-            damaged[: min(at, 300)] = other[: min(at, 300)]
-        elif kind == "hole":
-            damaged[at : at + chance.randrange(1, 400)] = b""
-        else:
-            damaged[at:at] = data[: chance.randrange(1, 400)]
-        yield f"{kind} of {name}", bytes(damaged)
 
 
 def test_damaged_files_give_pixels_or_an_image_error(image_data_dir: Path) -> None:

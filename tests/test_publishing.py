@@ -1,6 +1,10 @@
 """Publishing: the ledger law, the limits, and a kill after every single step."""
 
+import hashlib
 import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,7 @@ import pytest
 from tests.runs import tree
 from transforms import publishing, storage
 from transforms.errors import ConfigError, ExitCode, FailureCode, RunError, Stage
-from transforms.layout import RunLayout
+from transforms.layout import TABLES, RunLayout
 from transforms.part_files import PartWriter
 from transforms.publishing import Ledger, RunFacts, complete, is_published, publish, read_attempt, read_outcome
 from transforms.records import Failure, ImageRef, WrittenFile
@@ -19,10 +23,12 @@ from transforms.settings import LimitSettings, WriteSettings
 from transforms.staging import claim_staging
 from transforms.tables import FAILURES_SCHEMA, failures_batch
 
+pytest_plugins = ["tests.s3_store"]
+
 SCORES = pa.schema([pa.field("image_path", pa.string(), nullable=False)])
 
 
-def facts_for(output: Path, run_id: str = "night", **changes: Any) -> RunFacts:
+def facts_for(output: Path | str, run_id: str = "night", **changes: Any) -> RunFacts:
     """A run of paths only."""
     values: dict[str, Any] = {
         "layout": RunLayout(str(output), run_id),
@@ -175,36 +181,95 @@ class KilledError(Exception):
     """Stands for kill -9 at a call of the storage."""
 
 
-STEPS = ("write_bytes", "move_files", "exchange_folder", "delete_file", "delete_folder")
+STEPS = ("write_bytes", "_move", "rename", "delete_file", "delete_folder")
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
-    """Let that many steps of publishing happen, and none after them."""
+    """Let that many steps of publishing happen, half of the next one, and none after it."""
     left = [calls]
+    at_a_time = threading.Lock()
 
-    def counted(real: Any) -> Any:
+    def counted(real: Any, half: Any) -> Any:
         def call(*args: Any) -> Any:
-            if left[0] == 0:
-                raise KilledError
-            left[0] -= 1
-            return real(*args)
+            with at_a_time:
+                left[0] -= 1
+                if left[0] == -1:
+                    half(*args)
+                if left[0] < 0:
+                    raise KilledError
+                return real(*args)
 
         return call
 
+    halves = {"_move": half_of_a_move, "delete_folder": half_of_a_folder}
     for name in STEPS:
-        monkeypatch.setattr(publishing.storage, name, counted(getattr(storage, name)))
+        module = os if name == "rename" else storage
+        half = halves.get(name, lambda *_: None)
+        monkeypatch.setattr(module, name, counted(getattr(module, name), half))
+
+
+def half_of_a_move(source: str, target: str) -> None:
+    """A store copies an object and then deletes the old one."""
+    if storage.is_remote(source) and storage.stat(source) is not None:
+        filesystem, inner = storage.filesystem(source)
+        filesystem.copy_file(inner, storage.filesystem(target)[1])
+
+
+def half_of_a_folder(path: str) -> None:
+    """A folder is deleted file by file, in an order that nobody knows: the plan may be the first."""
+    if storage.is_folder(path):
+        for file in sorted(storage.list_folder(path), key=lambda file: not file.path.endswith("publish.json"))[:1]:
+            filesystem, inner = storage.filesystem(file.path)
+            filesystem.delete_file(inner)
+
+
+def rows_of(output: str, manifest: dict[str, Any]) -> tuple[str, ...]:
+    """The scored paths of a manifest, of files that have the digests it gives."""
+    paths: list[str] = []
+    for entry in manifest["files"]:
+        data = storage.read_bytes(storage.join(output, entry["path"]))
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"], entry["path"]
+        if entry["table"] == "scores":
+            paths += pq.read_table(pa.BufferReader(data))["image_path"].to_pylist()
+    return tuple(sorted(paths))
+
+
+def by_pointer(output: str) -> tuple[str, ...] | None:
+    """What a reader sees who follows latest.json to the manifest to the files; None where the manifest is missing."""
+    pointer = json.loads(storage.read_bytes(storage.join(output, "latest.json")))
+    path = storage.join(output, pointer["manifest"])
+    return None if storage.stat(path) is None else rows_of(output, json.loads(storage.read_bytes(path)))
+
+
+def by_success(layout: RunLayout) -> tuple[str, ...] | None:
+    """What a reader sees who asks for _SUCCESS first, and for every file of the folder; None where it is missing."""
+    if not is_published(layout):
+        return None
+    manifest = json.loads(storage.read_bytes(layout.manifest))
+    listed = {file.path for table in TABLES for file in storage.list_folder(layout.published_table(table))}
+    assert listed == {storage.join(layout.output, entry["path"]) for entry in manifest["files"]}
+    return rows_of(layout.output, manifest)
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_kill_at_any_step_is_completed(tmp_path: Path, overwrite: bool) -> None:
-    """After each step in turn: a reader sees the old run or the new one, whole; the next call completes the new."""
-    for calls in range(40):
-        output = tmp_path / f"kill{calls}"
+@pytest.mark.parametrize("place", ["local", pytest.param("store", marks=pytest.mark.heavy)])
+def test_a_kill_at_any_step_is_completed(
+    tmp_path: Path, place: str, overwrite: bool, request: pytest.FixtureRequest
+) -> None:
+    """After each step in turn: a reader sees the old state or the new one, whole; the next call completes the new.
+
+    Only while a run is being replaced is there neither: no _SUCCESS and no manifest, whatever latest.json says.
+    """
+    root = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
+    ledger, seen = Ledger(2, 0, 2, 2, 0, 0), set()
+    for calls in range(60):
+        output = storage.join(root, f"kill{calls}")
+        evening = facts_for(output, run_id="evening")
+        publish(evening, stage(evening, ["evening"]), Ledger(1, 0, 1, 1, 0, 0))
         if overwrite:
-            publish(facts_for(output), stage(facts_for(output), ["old1", "old2"]), Ledger(2, 0, 2, 2, 0, 0))
+            publish(facts_for(output), stage(facts_for(output), ["old1", "old2"], ["old3"]), Ledger(3, 0, 3, 3, 0, 0))
         facts = facts_for(output, overwrite=overwrite, manifest={"model_id": "new"})
         files = stage(facts, ["a"], ["b"])
-        ledger = Ledger(2, 0, 2, 2, 0, 0)
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, calls)
             try:
@@ -212,25 +277,79 @@ def test_a_kill_at_any_step_is_completed(tmp_path: Path, overwrite: bool) -> Non
                 killed = False
             except KilledError:
                 killed = True
-        if is_published(facts.layout):
-            old = json.loads(Path(facts.layout.manifest).read_text())["model_id"] == "m"
-            assert published_paths(output) == (["old1", "old2"] if old else ["a", "b"])
-            if (output / "latest.json").exists() and not old:
-                assert json.loads((output / "latest.json").read_text())["run_id"] == "night"
+        old, new = (("old1", "old2", "old3") if overwrite else None), ("a", "b")
+        pointed, published = by_pointer(output), by_success(facts.layout)
+        seen.add((pointed, published))
+        assert published in (old, new, None)
+        if overwrite:
+            # What the pointer leads to is whole at any time, also an instant after _SUCCESS went or before it comes.
+            assert pointed == published or (published is None and pointed in (old, new))
+        else:
+            # The pointer never comes before _SUCCESS.
+            assert pointed == ("evening",) or (pointed, published) == (new, new)
         if not killed:
             assert calls > 5
-            assert not Path(facts.layout.staging).exists()
+            assert (pointed, published) == (new, new)
+            assert ((None, None) in seen) == overwrite
+            assert not [file for file in storage.list_folder(facts.layout.run_folder) if "_staging" in file.path]
             return
         # The next attempt: what a plan says is completed; without a plan the staged files are adopted again.
-        if not complete(facts.layout):
-            assert not is_published(facts.layout) or overwrite
+        if not complete(facts.layout) and published != new:
+            assert published == old
             adopted = claim_staging(facts.layout, {"model": "m"})
             assert adopted.rows == 2
             publish(facts, adopted.files, ledger)
-        assert published_paths(output) == ["a", "b"]
-        assert json.loads(Path(facts.layout.manifest).read_text())["model_id"] == "new"
-        assert not Path(facts.layout.staging).exists()
-    pytest.fail("publishing takes more than 40 steps")
+        assert by_pointer(output) == by_success(facts.layout) == new
+        assert json.loads(storage.read_bytes(facts.layout.manifest))["model_id"] == "new"
+        assert not [file for file in storage.list_folder(facts.layout.run_folder) if "_staging" in file.path]
+    pytest.fail("publishing takes more than 60 steps")
+
+
+@pytest.mark.parametrize(
+    ("since", "latest"),
+    [
+        (None, "night"),  # killed between _SUCCESS and latest.json
+        ("1999-01-01T00:00:00+00:00", "night"),  # the pointer is of an older run
+        ("2999-01-01T00:00:00+00:00", "morning"),  # another run was published before this one was completed
+    ],
+)
+def test_completing_the_end_never_points_back_to_an_older_run(tmp_path: Path, since: str | None, latest: str) -> None:
+    """A run that has its _SUCCESS becomes the latest only where none was published after it."""
+    facts = facts_for(tmp_path)
+    files = stage(facts, ["a"])
+    kept: list[bytes] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing, "_leave_staging", lambda layout: kept.append(storage.read_bytes(layout.plan)))
+        publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
+    pointer = tmp_path / "latest.json"
+    if since is None:
+        pointer.unlink()
+    else:
+        pointer.write_text(json.dumps({"run_id": "morning", "published_at": since}))
+    assert complete(facts.layout)
+    assert json.loads(pointer.read_text())["run_id"] == latest
+    assert not Path(facts.layout.staging).exists()
+
+
+def test_runs_of_two_names_published_at_once_are_both_whole(tmp_path: Path) -> None:
+    """Two launchers, one output: latest.json is one of the two pointers, never a mixture."""
+    for attempt in range(20):
+        output = tmp_path / f"out{attempt}"
+        all_facts = [facts_for(output, run_id=run_id, manifest={"model_id": run_id}) for run_id in ("one", "two")]
+        staged = [stage(facts, [facts.layout.run_id]) for facts in all_facts]
+        together = threading.Barrier(2)
+
+        def launch(
+            facts: RunFacts, files: list[WrittenFile], together: threading.Barrier = together
+        ) -> publishing.Outcome:
+            together.wait(60)
+            return publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
+
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(launch, all_facts, staged))
+        assert [outcome.exit_code for outcome in outcomes] == [0, 0]
+        assert [by_success(facts.layout) for facts in all_facts] == [("one",), ("two",)]
+        assert by_pointer(str(output)) in (("one",), ("two",))
 
 
 def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Whole runs on FnApiRunner, judged by what an analyst reads back."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from tests import model_zoo
 from tests.hub_server import HubServer
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
+from transforms.claims import RunClaim
 from transforms.errors import ConfigError, ExitCode, InputError, ModelError, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
+from transforms.scoring import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -545,3 +548,35 @@ def test_a_contradiction_that_only_real_images_show_stops_the_run(tmp_path: Path
 def _grey() -> np.ndarray:
     """The logits of a grey image, up to its level: float32[4]."""
     return _weights().sum(axis=0)
+
+
+@pytest.mark.parametrize("stage", ["scoring", "publishing"])
+def test_a_run_that_somebody_works_on_is_refused(model: Path, photos: Path, tmp_path: Path, stage: str) -> None:
+    """Who is second touches nothing, also where a plan lies there that its owner may be carrying out."""
+    layout = RunLayout(str(tmp_path / "out"), "night")
+    with RunClaim(layout) as claim:
+        claim.take()
+        if stage == "publishing":
+            Path(layout.staging).mkdir()
+            Path(layout.plan).write_text("{}")
+        before = tree(tmp_path / "out")
+        with pytest.raises(ConfigError, match=f"run night is being worked on by process {os.getpid()} on host "):
+            run_quietly(small_config(model), [photos], tmp_path / "out", run_id="night")
+        assert tree(tmp_path / "out") == before
+
+
+def test_a_run_that_was_published_while_the_model_was_loaded_is_found(
+    model: Path, photos: Path, tmp_path: Path
+) -> None:
+    """Loading takes seconds, in which another launcher may begin and finish: nothing is scored again."""
+    config, output = small_config(model), tmp_path / "out"
+    trees = []
+
+    def loading() -> Scorer:
+        run_quietly(config, [photos], output, run_id="night")
+        trees.append(tree(output))
+        return Scorer(config.scorer_plan())
+
+    result = run_quietly(config, [photos], output, run_id="night", loading=loading)
+    assert result.found == f"run night is already published in {output}: nothing was done"
+    assert trees == [tree(output)]

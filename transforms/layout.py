@@ -6,6 +6,8 @@
 <output>/runs/<id>/_SUCCESS           written last
 <output>/runs/<id>/refused.json       why a finished run was not published
 <output>/runs/<id>/_staging/...       gone after publishing
+<output>/runs/<id>/_claim.lock        who works on it, on a local disk; gone at the end
+<output>/runs/<id>/_claims/...        who works on it, in a remote store; gone at the end
 <output>/latest.json                  pointer to the newest published run
 """
 
@@ -82,6 +84,16 @@ class RunLayout:
     def refused(self) -> str:
         """Why a run that came to its end was not published."""
         return storage.join(self.run_folder, "refused.json")
+
+    @property
+    def lock(self) -> str:
+        """The file whose lock says on a local disk who works on the run."""
+        return storage.join(self.run_folder, "_claim.lock")
+
+    @property
+    def claims(self) -> str:
+        """The folder of the objects that say in a remote store who works on the run."""
+        return storage.join(self.run_folder, "_claims")
 
     @property
     def staging(self) -> str:

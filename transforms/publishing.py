@@ -1,8 +1,8 @@
 """Publish a finished run, or say why not: the ledger law, the limits, and the steps that no kill can spoil.
 
-The order is fixed. The plan, which is the whole new manifest, is written first; then the files move to their
-published names; then manifest.json and latest.json are replaced; _SUCCESS comes last; then the staging folder
-goes. A kill at any point is completed by carrying the plan out again.
+The order is fixed. The plan, which is the whole new manifest, is written first; a run that is replaced loses its
+_SUCCESS and its manifest.json; the files move to their published names; manifest.json, _SUCCESS and latest.json are
+written; then the staging folder goes, the plan last. A kill at any point is completed by carrying the plan out again.
 """
 
 import json
@@ -25,6 +25,8 @@ from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 
 MANIFEST_VERSION = 1
+_READY = "ready"
+_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -181,9 +183,14 @@ def complete(layout: RunLayout) -> bool:
     plan = _read_json(layout.plan, f"delete {layout.plan} to publish anew")
     if is_published(layout):
         if _same_run(layout, plan["manifest"]):
-            storage.delete_folder(layout.staging)  # killed between _SUCCESS and the end
+            # Killed between _SUCCESS and the end; another run may have been published since.
+            if _is_newest(layout, plan["manifest"]):
+                storage.write_bytes(layout.latest, _json(_pointer(layout, plan["manifest"])))
+            _leave_staging(layout)
             return True
         storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
+    # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
+    storage.delete_file(layout.manifest)
     moves = [(source, target) for source, target in plan["moves"]]
     if storage.is_remote(layout.output):
         _replace_objects(layout, moves)
@@ -191,11 +198,27 @@ def complete(layout: RunLayout) -> bool:
         _swap_folders(layout, moves)
     manifest = plan["manifest"]
     storage.write_bytes(layout.manifest, _json(manifest))
-    storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
     storage.delete_file(layout.refused)
     storage.write_bytes(layout.success, b"")
-    storage.delete_folder(layout.staging)
+    storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
+    _leave_staging(layout)
     return True
+
+
+def _leave_staging(layout: RunLayout) -> None:
+    # The plan goes last: whoever is killed before leaves it to the next one, and no file that nobody looks for.
+    for name in (*TABLES, _READY, _REPLACED):
+        storage.delete_folder(storage.join(layout.staging, name))
+    storage.delete_file(layout.staged_identity)
+    storage.delete_folder(layout.staging)
+
+
+def _is_newest(layout: RunLayout, manifest: dict[str, Any]) -> bool:
+    """Tell whether no run is pointed to that was published after this one."""
+    if storage.stat(layout.latest) is None:
+        return True
+    pointer = _read_json(layout.latest, "delete it, and run again")
+    return bool(pointer["published_at"] <= manifest["published_at"])
 
 
 def _same_run(layout: RunLayout, manifest: dict[str, Any]) -> bool:
@@ -226,13 +249,13 @@ def _replace_objects(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
 def _swap_folders(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
     """Give each table its final names out of sight, then exchange whole folders."""
     for table in TABLES:
-        ready = storage.join(layout.staging, "ready", table)
+        ready = storage.join(layout.staging, _READY, table)
         published = layout.published_table(table)
         mine = [(source, target) for source, target in moves if storage.parent(target) == published]
         if storage.stat(mine[0][0]) is None and not storage.is_folder(ready):
             continue  # exchanged before the kill
         storage.move_files([(s, storage.join(ready, t.rpartition("/")[2])) for s, t in mine])
-        storage.exchange_folder(ready, published, storage.join(layout.staging, "replaced", table))
+        storage.exchange_folder(ready, published, storage.join(layout.staging, _REPLACED, table))
 
 
 def read_outcome(layout: RunLayout) -> Outcome:

@@ -1,0 +1,1 @@
+"""Tests of whole processes against whole services."""
