@@ -205,12 +205,12 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     model = load(request.config, request.loading)
     scorer = model.scorer
     check_golden(scorer, request.config)
+    chain = _chain(request, layout, scorer)
     try:
         claim.take()
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        chain = _chain(request, layout, scorer)
         adopted = claim_staging(layout, _identity(scorer, sources, chain))
         storage.delete_file(layout.refused)
     except OSError as error:
