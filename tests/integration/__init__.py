@@ -1,0 +1,1 @@
+"""Whole runs against real servers on loopback."""
