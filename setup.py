@@ -16,6 +16,7 @@ EXTRAS = {
         "pytest-timeout",
         "hypothesis",
         "moto[s3,server]",
+        "gcp-storage-emulator",
         "mpmath",
         "scikit-learn>=1.7",
         "scipy",

@@ -31,15 +31,25 @@ def s3_endpoint() -> Iterator[str]:
     server.stop()
 
 
+def make_bucket(endpoint: str) -> str:
+    """Make a new, empty bucket; return its URL."""
+    name = f"b{uuid.uuid4().hex}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    opener.open(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()  # noqa: S310  on loopback
+    return f"s3://{name}"
+
+
+def use_s3(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Have s3:// mean this store, until the test ends."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    storage._remote_filesystem.cache_clear()
+
+
 @pytest.fixture
 def bucket(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The URL of a new, empty bucket."""
-    for name, value in VARIABLES.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_endpoint)
-    name = f"b{uuid.uuid4().hex}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    opener.open(urllib.request.Request(f"{s3_endpoint}/{name}", method="PUT")).close()  # noqa: S310  on loopback
-    storage._remote_filesystem.cache_clear()
-    yield f"s3://{name}"
+    use_s3(monkeypatch, s3_endpoint)
+    yield make_bucket(s3_endpoint)
     storage._remote_filesystem.cache_clear()

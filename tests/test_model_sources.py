@@ -245,7 +245,7 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "bucket"
     root.mkdir()
     store = fs.SubTreeFileSystem(str(root), fs.LocalFileSystem())
-    monkeypatch.setattr(storage, "_remote_filesystem", lambda _: store)
+    monkeypatch.setattr(storage, "_remote_filesystem", lambda *_: store)
     return root
 
 

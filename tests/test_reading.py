@@ -1,7 +1,9 @@
 """Reading one image file: its bytes and version, or the code and the sentence of its failure."""
 
 import http.server
+import inspect
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,19 +11,21 @@ from typing import Any
 
 import pytest
 
-from transforms import reading, storage
+from tests.fault_proxy import PASSING, Fault, FaultyStore
+from transforms import reading, storage, stores
 from transforms.errors import ImageError
 from transforms.reading import read_image_bytes
+from transforms.settings import LoadSettings
 
-pytest_plugins = ["tests.s3_store"]
+pytest_plugins = ["tests.s3_store", "tests.gcs_store", "tests.faulty_stores"]
 
 LIMIT = 1000
 
 
-def refusal(path: str, version: str | None = None) -> tuple[str, str]:
+def refusal(path: str, version: str | None = None, **limits: float) -> tuple[str, str]:
     """Return code and message of the failure to read."""
     with pytest.raises(ImageError) as caught:
-        read_image_bytes(path, LIMIT, version)
+        read_image_bytes(path, LIMIT, version, **limits)
     return str(caught.value.code), caught.value.message
 
 
@@ -235,16 +239,97 @@ def test_closed_bucket_is_not_permitted(stubborn: type, version: str | None) -> 
     assert message.startswith("reading is not permitted: When reading information for key 'x.jpg' in bucket 'bucket'")
 
 
-def test_silent_store_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As the AWS client words it; waiting for the real one takes ten seconds."""
-    text = (
-        "When reading information for key 'x.jpg' in bucket 'bucket': AWS Error NETWORK_CONNECTION during HeadObject "
-        "operation: curlCode: 28, Timeout was reached; Details: Operation too slow."
-    )
+class TestFaultyStores:
+    @pytest.mark.parametrize("version", [None, "1-1"])
+    @pytest.mark.parametrize("fault", PASSING)
+    def test_image_is_read_in_spite_of_a_passing_fault(
+        self, faulty: FaultyStore, fault: Fault, version: str | None
+    ) -> None:
+        """At the question, and at the read: every byte comes, once, with the version of the listing."""
+        path = f"{faulty.url}/in/x.jpg"
+        storage.write_bytes(path, bytes(range(250)) * 4)
+        (listed,) = storage.list_folder(faulty.url)
+        # S3 is asked by HEAD, GCS by a GET of what it knows; each then gives the bytes.
+        for request in ("^HEAD|^GET .*x.jpg HTTP", "^GET .*x.jpg HTTP|^GET .*alt=media"):
+            faulty.proxy.inject(fault, request, times=1)
+        assert read_image_bytes(path, LIMIT, version) == (bytes(range(250)) * 4, version or listed.version)
+        assert faulty.proxy.injected[fault] == (1 if fault is Fault.TRUNCATED and path.startswith("s3") else 2)
 
-    class Silent:
-        def open_input_file(self, _: str) -> None:
-            raise OSError(text)
+    def test_every_code_comes_from_a_real_answer(self, faulty: FaultyStore) -> None:
+        """Of a store that answers well, refuses, has trouble without end, or says nothing at all."""
+        url, proxy = faulty
+        contents = {"empty": b"", "large": b"x" * (LIMIT + 1)}
+        for name in ("empty", "large", "closed", "wrong", "troubled", "silent", "sound"):
+            storage.write_bytes(f"{url}/{name}.jpg", contents.get(name, b"x"))
+        proxy.requests.clear()
+        proxy.stall_seconds = 30
+        for name, fault in (
+            ("closed", Fault.FORBIDDEN),
+            ("wrong", Fault.BAD_REQUEST),
+            ("troubled", Fault.UNAVAILABLE),
+            ("silent", Fault.STALL),
+        ):
+            proxy.inject(fault, f"/{name}.jpg")
+        assert refusal(f"{url}/none.jpg") == ("not_found", "there is no such file")
+        assert refusal(f"{url}/empty.jpg") == ("empty_file", "the file has no bytes")
+        large = "the file has 1,001 bytes, decode.max_file_bytes allows 1,000"
+        assert refusal(f"{url}/large.jpg") == ("too_large_file", large)
+        code, message = refusal(f"{url}/closed.jpg")
+        assert code == "permission_denied"
+        assert re.match("reading is not permitted: .*(ACCESS_DENIED|PERMISSION_DENIED)", message)
+        assert proxy.count("/closed.jpg") == 1  # a refusal is not asked for twice
+        code, message = refusal(f"{url}/wrong.jpg")
+        assert code == "read_error"
+        assert re.match("reading failed: .*400", message)
+        assert proxy.count("/wrong.jpg") == 1
+        code, message = refusal(f"{url}/troubled.jpg", deadline_seconds=1.0)
+        assert code == "read_timeout"
+        pattern = r"the storage did not answer in time: tried \d+ times in \d\.\d s, the last error: .*503"
+        assert re.match(pattern, message)
+        assert proxy.count("/troubled.jpg") > 2
+        assert refusal(f"{url}/silent.jpg", deadline_seconds=0.5) == (
+            "read_timeout",
+            "the storage did not answer in time: tried once in 0.5 s, the last error: no answer in 0.5 s",
+        )
+        assert read_image_bytes(f"{url}/sound.jpg", LIMIT).data == b"x"
 
-    monkeypatch.setattr(storage, "_remote_filesystem", lambda _: Silent())
-    assert refusal("s3://bucket/x.jpg") == ("read_timeout", f"the storage did not answer in time: {text}")
+    @pytest.mark.parametrize("scheme", ["gs"], indirect=True)
+    @pytest.mark.parametrize("old", [b"short", b"as long as it was before"])
+    def test_image_that_is_replaced_under_the_reader_is_read_anew(
+        self, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch, old: bytes
+    ) -> None:
+        """Shorter or longer, between the question for its size and the read; of S3, Arrow does not tell."""
+        path = f"{faulty.url}/x.jpg"
+        storage.write_bytes(path, old)
+        real = stores.connect
+
+        class Slow:
+            """Replaces the object after the question for its size."""
+
+            def __init__(self, scheme: str, *, patient: bool) -> None:
+                self._filesystem = real(scheme, patient=patient)
+                self._replaced = False
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._filesystem, name)
+
+            def get_file_info(self, inner: str) -> Any:
+                info = self._filesystem.get_file_info(inner)
+                self._replace()
+                return info
+
+            def _replace(self) -> None:
+                if not self._replaced:
+                    self._replaced = True
+                    with self._filesystem.open_output_stream(path.partition("://")[2]) as stream:
+                        stream.write(b"it is new")
+
+        monkeypatch.setattr(stores, "connect", Slow)
+        storage._remote_filesystem.cache_clear()
+        assert read_image_bytes(path, LIMIT).data == b"it is new"
+
+
+def test_deadline_is_that_of_the_setting() -> None:
+    """Whoever leaves it out waits as long as a run does."""
+    default = inspect.signature(read_image_bytes).parameters["deadline_seconds"].default
+    assert default == LoadSettings().read_timeout_seconds

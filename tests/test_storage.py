@@ -1,4 +1,4 @@
-"""Names, listings, writes and moves, on a local disk and on an S3 store."""
+"""Names, listings, writes and moves, on a local disk and on both kinds of store, sound and faulty."""
 
 import contextlib
 import functools
@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 
-from transforms import storage
+from tests.fault_proxy import PASSING, Fault, FaultyStore
+from transforms import storage, stores
 from transforms.errors import ConfigError
+from transforms.retrying import Backoff
 
-pytest_plugins = ["tests.s3_store"]
+pytest_plugins = ["tests.s3_store", "tests.gcs_store", "tests.faulty_stores"]
 
 # Characters that a URL, a glob, a shell or a table could take for something else.
 HARD_NAMES = (
@@ -387,46 +389,52 @@ def test_deleting_what_is_not_there_is_no_error(tmp_path: Path) -> None:
         assert os.listdir(tmp_path) == []
 
 
-class TestS3:
-    def test_hard_names_survive_the_round_trip(self, bucket: str) -> None:
+@pytest.fixture
+def place(scheme: str, request: pytest.FixtureRequest) -> str:
+    """The URL of a new, empty bucket of each kind of store."""
+    return str(request.getfixturevalue("bucket" if scheme == "s3" else "gcs_bucket"))
+
+
+class TestStores:
+    def test_hard_names_survive_the_round_trip(self, place: str) -> None:
         """Written, listed, asked for and read under their own name, with one version."""
         for name in HARD_NAMES:
-            storage.write_bytes(f"{bucket}/in/{name}", name.encode())
-        listed = list(storage.list_folder(f"{bucket}/in"))
-        assert {file.path for file in listed} == {f"{bucket}/in/{name}" for name in HARD_NAMES}
+            storage.write_bytes(f"{place}/in/{name}", name.encode())
+        listed = list(storage.list_folder(f"{place}/in"))
+        assert {file.path for file in listed} == {f"{place}/in/{name}" for name in HARD_NAMES}
         for file in listed:
             assert storage.stat(file.path) == file
             assert storage.read_bytes(file.path) == file.path.rpartition("/")[2].encode()
 
-    def test_prefixes_are_folders(self, bucket: str) -> None:
+    def test_prefixes_are_folders(self, place: str) -> None:
         """With or without a slash at the end; below them lie files, with or without those of prefixes below."""
         for name in ("x.jpg", "a/x.jpg", "a/b/x.jpg", "ab/x.jpg"):
-            storage.write_bytes(f"{bucket}/{name}", b"x")
-        assert storage.is_folder(bucket)
-        assert storage.is_folder(f"{bucket}/a/")
-        assert not storage.is_folder(f"{bucket}/x.jpg")
-        assert not storage.is_folder(f"{bucket}/none")
-        assert storage.stat(f"{bucket}/a") is None
-        listed = [file.path for file in storage.list_folder(f"{bucket}/a/")]
-        assert sorted(listed) == [f"{bucket}/a/b/x.jpg", f"{bucket}/a/x.jpg"]
-        assert [file.path for file in storage.list_folder(f"{bucket}/a", recursive=False)] == [f"{bucket}/a/x.jpg"]
-        assert len(list(storage.list_folder(bucket))) == 4
+            storage.write_bytes(f"{place}/{name}", b"x")
+        assert storage.is_folder(place)
+        assert storage.is_folder(f"{place}/a/")
+        assert not storage.is_folder(f"{place}/x.jpg")
+        assert not storage.is_folder(f"{place}/none")
+        assert storage.stat(f"{place}/a") is None
+        listed = [file.path for file in storage.list_folder(f"{place}/a/")]
+        assert sorted(listed) == [f"{place}/a/b/x.jpg", f"{place}/a/x.jpg"]
+        assert [file.path for file in storage.list_folder(f"{place}/a", recursive=False)] == [f"{place}/a/x.jpg"]
+        assert len(list(storage.list_folder(place))) == 4
 
-    def test_missing_places_are_errors_or_none(self, bucket: str) -> None:
+    def test_missing_places_are_errors_or_none(self, place: str) -> None:
         """A listing of nothing is an error; a question about nothing has the answer None."""
         with pytest.raises(FileNotFoundError):
-            list(storage.list_folder(f"{bucket}/none"))
-        with pytest.raises(OSError, match="NO_SUCH_BUCKET"):
-            list(storage.list_folder(f"{bucket}-none"))
-        assert storage.stat(f"{bucket}/none") is None
-        assert storage.stat(f"{bucket}-none/x") is None
+            list(storage.list_folder(f"{place}/none"))
+        with pytest.raises(OSError, match="NO_SUCH_BUCKET|NOT_FOUND"):
+            list(storage.list_folder(f"{place}-none"))
+        assert storage.stat(f"{place}/none") is None
+        assert storage.stat(f"{place}-none/x") is None
         with pytest.raises(FileNotFoundError):
-            storage.read_bytes(f"{bucket}/none")
+            storage.read_bytes(f"{place}/none")
 
-    def test_objects_are_moved_and_deleted_repeatably(self, bucket: str) -> None:
+    def test_objects_are_moved_and_deleted_repeatably(self, place: str) -> None:
         """The staged protocol of a run, twice over."""
-        pairs = [(f"{bucket}/run/_staging/{n}", f"{bucket}/scores/{n}") for n in ("a b", "50%", "c")]
-        storage.make_folder(f"{bucket}/run/_staging")
+        pairs = [(f"{place}/run/_staging/{n}", f"{place}/scores/{n}") for n in ("a b", "50%", "c")]
+        storage.make_folder(f"{place}/run/_staging")
         for source, _ in pairs:
             storage.write_bytes(source, source.encode())
         storage.move_files(pairs[:1])
@@ -435,17 +443,167 @@ class TestS3:
             assert [storage.read_bytes(target) for _, target in pairs] == [source.encode() for source, _ in pairs]
             assert [storage.stat(source) for source, _ in pairs] == [None] * 3
         with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one"):
-            storage.move_files([(f"{bucket}/none", f"{bucket}/new")])
+            storage.move_files([(f"{place}/none", f"{place}/new")])
         for _ in range(2):
             storage.delete_file(pairs[0][1])
             assert storage.stat(pairs[0][1]) is None
         for _ in range(2):
-            storage.delete_folder(f"{bucket}/scores")
-            assert not storage.is_folder(f"{bucket}/scores")
+            storage.delete_folder(f"{place}/scores")
+            assert not storage.is_folder(f"{place}/scores")
 
-    def test_client_is_made_once(self, bucket: str) -> None:
+    def test_client_is_made_once(self, place: str) -> None:
         """A client an object would cost tens of times the read."""
-        assert storage.filesystem(f"{bucket}/a")[0] is storage.filesystem(f"{bucket}/b")[0]
+        assert storage.filesystem(f"{place}/a")[0] is storage.filesystem(f"{place}/b")[0]
+
+
+class TestFaultyStores:
+    @pytest.mark.parametrize("fault", PASSING)
+    def test_every_operation_survives_a_passing_fault(
+        self, faulty: FaultyStore, fault: Fault, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The first request of each meets it; the result is that of a sound store, though no client tries twice."""
+        monkeypatch.setattr(stores, "_PATIENT_RETRIES", 0)
+        monkeypatch.setattr(stores, "_PATIENT_SECONDS", 0.001)
+        url, proxy = faulty
+        source, target = f"{url}/a/x", f"{url}/b/x"
+        for turn, (operation, result) in enumerate(
+            [
+                (lambda: storage.write_bytes(source, b"content"), None),
+                (lambda: storage.read_bytes(source), b"content"),
+                (lambda: getattr(storage.stat(source), "size_bytes", None), 7),
+                (lambda: storage.stat(f"{url}/none"), None),
+                (lambda: storage.is_folder(f"{url}/a"), True),
+                (lambda: [file.path for file in storage.list_folder(url)], [source]),
+                (lambda: storage.move_files([(source, target)]), None),
+                (lambda: storage.read_bytes(target), b"content"),
+                (lambda: storage.stat(source), None),
+                (lambda: storage.delete_file(target), None),
+                (lambda: storage.stat(target), None),
+                (lambda: storage.write_bytes(source, b""), None),
+                (lambda: storage.delete_folder(f"{url}/a"), None),
+                (lambda: storage.is_folder(f"{url}/a"), False),
+            ]
+        ):
+            proxy.heal()
+            # Only the body of a GET can be cut: other requests pass.
+            proxy.inject(fault, "^GET" if fault is Fault.TRUNCATED else ".", times=1)
+            assert operation() == result, turn
+            if fault is not Fault.TRUNCATED:
+                assert proxy.injected[fault] == turn + 1
+        assert proxy.injected[fault] > 3
+
+    @pytest.mark.parametrize("request_", ["^PUT .*/b/x|^POST .*rewriteTo", "^DELETE"])
+    def test_move_whose_answer_was_lost_counts_as_moved(self, faulty: FaultyStore, request_: str) -> None:
+        """The copy was made, or the source is gone already: nothing is lost, nothing is there twice."""
+        url, proxy = faulty
+        storage.write_bytes(f"{url}/a/x", b"new")
+        storage.write_bytes(f"{url}/b/x", b"of an earlier night")
+        proxy.inject(Fault.LOST_ANSWER, request_, times=1)
+        storage.move_files([(f"{url}/a/x", f"{url}/b/x")])
+        assert proxy.injected == {Fault.LOST_ANSWER: 1}
+        assert storage.read_bytes(f"{url}/b/x") == b"new"
+        assert [file.path for file in storage.list_folder(url)] == [f"{url}/b/x"]
+
+    def test_deletions_whose_answers_were_lost_are_done(self, faulty: FaultyStore) -> None:
+        """What is gone counts as deleted, and the rest of a folder follows."""
+        url, proxy = faulty
+        for name in ("x", "a/1", "a/2", "a/3"):
+            storage.write_bytes(f"{url}/{name}", b"x")
+        for operation in (lambda: storage.delete_file(f"{url}/x"), lambda: storage.delete_folder(f"{url}/a")):
+            proxy.inject(Fault.LOST_ANSWER, "^DELETE|^POST .*delete", times=1)
+            operation()
+        assert proxy.injected == {Fault.LOST_ANSWER: 2}
+        proxy.heal()
+        assert storage.stat(f"{url}/x") is None
+        assert not storage.is_folder(f"{url}/a")
+
+    @pytest.mark.parametrize("fault", [Fault.FORBIDDEN, Fault.BAD_REQUEST])
+    def test_lasting_error_is_not_asked_for_twice(self, faulty: FaultyStore, fault: Fault) -> None:
+        """Refusals stay refusals: one request, and the error of the store."""
+        url, proxy = faulty
+        storage.write_bytes(f"{url}/x", b"x")
+        proxy.inject(fault, ".")
+        for operation in (
+            lambda: storage.stat(f"{url}/x"),
+            lambda: storage.read_bytes(f"{url}/x"),
+            lambda: storage.write_bytes(f"{url}/y", b"y"),
+            lambda: list(storage.list_folder(url)),
+            lambda: storage.move_files([(f"{url}/x", f"{url}/y")]),
+        ):
+            before = len(proxy.requests)
+            with pytest.raises((OSError, ValueError), match="ACCESS_DENIED|PERMISSION_DENIED|400|InvalidRequest"):
+                operation()
+            assert len(proxy.requests) - before == 1
+
+    def test_trouble_that_does_not_pass_is_given_up(self, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """With the number of attempts and what the store said last; nothing has been written."""
+        monkeypatch.setattr(storage, "Backoff", lambda: Backoff(deadline_seconds=0.5))
+        url, proxy = faulty
+        proxy.inject(Fault.UNAVAILABLE, ".")
+        with pytest.raises(TimeoutError, match=r"tried \d+ times in \d\.\d s, the last error: .*(503|SLOW_DOWN)"):
+            storage.write_bytes(f"{url}/x", b"x")
+        assert proxy.injected[Fault.UNAVAILABLE] > 2
+        proxy.heal()
+        assert storage.stat(f"{url}/x") is None
+
+    @pytest.mark.parametrize("fault", [Fault.UNAVAILABLE, Fault.TOO_MANY, Fault.GATEWAY_TIMEOUT, Fault.LOST_ANSWER])
+    def test_stream_survives_a_fault_at_each_of_its_requests(self, faulty: FaultyStore, fault: Fault) -> None:
+        """Nobody can repeat a stream from outside: its client does, for opening, each part and the end."""
+        url, proxy = faulty
+        data = bytes(range(256)) * 4 * 1024 * 11  # 11 MiB: more than one part
+        for pattern in ("uploads|uploadType=resumable&name", "partNumber=1&|upload_id", "partNumber=2&", "uploadId"):
+            proxy.inject(fault, f"^(POST|PUT) .*({pattern})", times=1)
+        filesystem, inner = storage.filesystem(f"{url}/part.parquet")
+        with filesystem.open_output_stream(inner) as stream:
+            for start in range(0, len(data), 1 << 20):
+                stream.write(data[start : start + (1 << 20)])
+        assert proxy.injected[fault] >= 2
+        proxy.heal()
+        assert storage.read_bytes(f"{url}/part.parquet") == data
+
+    def test_missing_folder_is_missing_while_listings_fail(self, faulty: FaultyStore) -> None:
+        """Of GCS, Arrow says that it exists when it cannot list it."""
+        url, proxy = faulty
+        proxy.inject(Fault.UNAVAILABLE, "^GET .*prefix=", times=1)
+        assert not storage.is_folder(f"{url}/none")
+        assert proxy.injected == {Fault.UNAVAILABLE: 1}
+
+
+@pytest.mark.parametrize("scheme", ["s3"], indirect=True)
+class TestFaultyS3:
+    def test_listing_that_breaks_off_is_repeated_whole(
+        self, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A later page fails more often than the client tries: no entry is missing, none comes twice."""
+        monkeypatch.setattr(stores, "_PATIENT_RETRIES", 1)
+        url, proxy = faulty
+        names = [f"{url}/in/{number}" for number in range(7)]
+        for name in names:
+            storage.write_bytes(name, b"x")
+        proxy.replace = (b"max-keys=1000", b"max-keys=2")  # pages of two objects
+        proxy.inject(Fault.UNAVAILABLE, "^GET .*continuation-token", times=3)
+        assert [file.path for file in storage.list_folder(f"{url}/in")] == names
+        assert proxy.injected[Fault.UNAVAILABLE] == 3
+        assert proxy.count(r"^GET [^?]*\?list-type=2&max-keys=2&prefix=in") == 2  # it began twice
+
+    def test_patience_does_not_wear_out(self, faulty: FaultyStore) -> None:
+        """Pyarrow's own strategy stops retrying after a hundred retries in the life of a client."""
+        url, proxy = faulty
+        filesystem, inner = storage.filesystem(f"{url}/x")
+        for _ in range(150):
+            proxy.inject(Fault.UNAVAILABLE, "^HEAD", times=1)
+            filesystem.get_file_info(inner)
+        assert proxy.injected[Fault.UNAVAILABLE] == 150
+
+    def test_silent_store_is_asked_again(self, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """After the seconds that a connection may be silent."""
+        monkeypatch.setattr(stores, "_SILENT_SECONDS", 1.0)
+        url, proxy = faulty
+        storage.write_bytes(f"{url}/x", b"x")
+        proxy.stall_seconds = 20
+        proxy.inject(Fault.STALL, "^GET", times=1)
+        assert storage.read_bytes(f"{url}/x") == b"x"
+        assert proxy.injected == {Fault.STALL: 1}
 
 
 def test_written_files_obey_the_umask(tmp_path: Path) -> None:

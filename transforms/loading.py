@@ -122,7 +122,9 @@ def load_one(
     stage = Stage.READ
     try:
         with progress.at(Stage.READ):
-            content = reading.read_image_bytes(ref.path, plan.decode.max_file_bytes, ref.version)
+            content = reading.read_image_bytes(
+                ref.path, plan.decode.max_file_bytes, ref.version, plan.load.read_timeout_seconds
+            )
         stage = Stage.DECODE
         ref = progress.ref = ImageRef(ref.path, len(content.data), content.version)
         needed = _memory_needed(content.data, plan.decode) if budget else 0

@@ -1,32 +1,35 @@
 """Read one image file whole, or say why not: every trouble of a storage becomes a failure code.
 
-Local files are read with plain system calls, objects with one question and one read through pyarrow.fs.
+Local files are read with plain system calls, objects with one question and one read through pyarrow.fs, again and
+again while the store's troubles pass and time is left.
 """
 
 import errno
 import os
 import stat as stat_module
 from datetime import datetime
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
+from pyarrow import fs
 
-from transforms import storage
+from transforms import storage, stores
 from transforms.errors import FailureCode, ImageError
+from transforms.retrying import Backoff, call_with_retries, call_within
 
-# What the AWS client says in text only; Arrow gives these errors no errno.
+# What the clients say in text only; Arrow gives these errors no errno.
 _CODES_BY_TEXT = (
     ("ACCESS_DENIED", FailureCode.PERMISSION_DENIED),
-    ("Timeout was reached", FailureCode.READ_TIMEOUT),
-    ("REQUEST_TIMEOUT", FailureCode.READ_TIMEOUT),
+    ("google::cloud::Status(UNAUTHENTICATED", FailureCode.PERMISSION_DENIED),
 )
-_CODES_BY_ERRNO = {
-    errno.ENOENT: FailureCode.NOT_FOUND,
-    errno.ENOTDIR: FailureCode.NOT_FOUND,
-    errno.EACCES: FailureCode.PERMISSION_DENIED,
-    errno.EPERM: FailureCode.PERMISSION_DENIED,
-    errno.ETIMEDOUT: FailureCode.READ_TIMEOUT,
-}
+# By the classes that Python gives to ENOENT, ENOTDIR, EACCES and EPERM, ETIMEDOUT.
+_CODES_BY_CLASS = (
+    (FileNotFoundError, FailureCode.NOT_FOUND),
+    (NotADirectoryError, FailureCode.NOT_FOUND),
+    (PermissionError, FailureCode.PERMISSION_DENIED),
+    (TimeoutError, FailureCode.READ_TIMEOUT),
+)
 # Of S3; GCS does not give it.
 _LAST_MODIFIED = "Last-Modified"
 _SENTENCES = {
@@ -44,19 +47,33 @@ class FileContent(NamedTuple):
     """As in FileStat, of the very bytes that were read where the storage can tell."""
 
 
-def read_image_bytes(path: str, max_bytes: int, version: str | None = None) -> FileContent:
+def read_image_bytes(
+    path: str,
+    max_bytes: int,
+    version: str | None = None,
+    deadline_seconds: float = Backoff.deadline_seconds,
+) -> FileContent:
     """Read one image file whole, unless it is too large.
 
     Args:
         path: An absolute local path, or a URL.
         max_bytes: A larger file is not read.
         version: What the listing said; None asks the storage.
+        deadline_seconds: How long an object of a store may take, attempts that fail in passing included. A local
+            read takes as long as the system lets it.
 
     Raises:
         ImageError: not_found, permission_denied, read_timeout, too_large_file, empty_file or read_error.
     """
     try:
-        content = _read_remote(path, max_bytes, version) if storage.is_remote(path) else _read_local(path, max_bytes)
+        if storage.is_remote(path):
+            content = call_with_retries(
+                lambda seconds: call_within(seconds, partial(_read_remote, path, max_bytes, version)),
+                stores.is_passing,
+                Backoff(deadline_seconds=deadline_seconds),
+            )
+        else:
+            content = _read_local(path, max_bytes)
     except (OSError, ValueError, pa.ArrowException) as error:
         # ValueError: a name with a NUL byte; ArrowException: what pyarrow does not translate into OSError.
         code = _failure_code(error)
@@ -69,9 +86,9 @@ def read_image_bytes(path: str, max_bytes: int, version: str | None = None) -> F
 
 
 def _failure_code(error: Exception) -> FailureCode:
-    found = _CODES_BY_ERRNO.get(getattr(error, "errno", None) or 0)
+    by_class = (code for kind, code in _CODES_BY_CLASS if isinstance(error, kind))
     by_text = (code for text, code in _CODES_BY_TEXT if text in str(error))
-    return found or next(by_text, FailureCode.READ_ERROR)
+    return next(by_class, None) or next(by_text, FailureCode.READ_ERROR)
 
 
 def _reason(error: BaseException) -> str:
@@ -110,24 +127,47 @@ def _read_local(path: str, max_bytes: int) -> FileContent:
 
 
 def _read_remote(path: str, max_bytes: int, version: str | None) -> FileContent:
-    filesystem, inner = storage.filesystem(path)
+    filesystem, inner = storage.impatient_filesystem(path)
+    if path.startswith("gs://"):
+        return _read_google(filesystem, path, inner, max_bytes, version)
     with filesystem.open_input_file(inner) as file:
         size = file.size()
         _check_size(size, max_bytes)
-        data = file.read(size)
+        data = _whole(file.read(size), size)
         modified = file.metadata().get(_LAST_MODIFIED)
-    if len(data) != size:
-        raise ImageError(FailureCode.READ_ERROR, _changed(size, len(data)))
     if version is None and modified is not None:
         # Opening has asked S3 for it: a stat would ask a second time.
         seconds = round(datetime.fromisoformat(modified.decode()).timestamp())
         version = storage.file_version(seconds * storage.SECOND, size)
     if version is None:
-        found = storage.stat(path)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "it is gone since it was read")
-        version = found.version
+        version = _described(filesystem, path, inner).version
     return FileContent(data, version)
+
+
+def _read_google(filesystem: fs.FileSystem, path: str, inner: str, max_bytes: int, version: str | None) -> FileContent:
+    # Not open_input_file: Arrow's file of GCS sends its request when it is first asked whether it is closed, and
+    # pyarrow asks that with the GIL held. A slow answer would stop every thread of the process.
+    found = _described(filesystem, path, inner)
+    _check_size(found.size_bytes, max_bytes)
+    with filesystem.open_input_stream(inner) as stream:
+        # One byte more than stated tells whether the object was replaced since.
+        data = _whole(stream.read(found.size_bytes + 1), found.size_bytes)
+    return FileContent(data, version or found.version)
+
+
+def _described(filesystem: fs.FileSystem, path: str, inner: str) -> storage.FileStat:
+    found = storage.remote_stat(path, filesystem.get_file_info(inner))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+    return found
+
+
+def _whole(data: bytes, size: int) -> bytes:
+    # An object never changes under its reader, it is replaced: what does not fit is gone at the next attempt. Of S3,
+    # Arrow asks for the announced bytes and does not count what comes: there only decoding tells.
+    if len(data) != size:
+        raise ConnectionError(_changed(size, len(data)))
+    return data
 
 
 def _changed(announced: int, read: int) -> str:

@@ -2,7 +2,8 @@
 
 Local disks are asked with plain system calls, everything else through pyarrow.fs: its clients are cached here
 because a client made for every object costs tens of times the read itself, and they release the GIL.
-Endpoints and credentials come from the platforms' own places (environment, profiles, metadata servers).
+What is done with a whole object or folder of a store is tried again while its troubles pass, for two minutes: moves
+and deletions look first what the attempt before has done.
 """
 
 import contextlib
@@ -13,15 +14,19 @@ import re
 import stat as stat_module
 import urllib.parse
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from pyarrow import fs
 
+from transforms import stores
 from transforms.errors import ConfigError
+from transforms.retrying import Backoff, call_with_retries
 
-REMOTE_SCHEMES = ("s3", "gs")
+T = TypeVar("T")
+
+REMOTE_SCHEMES = stores.SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _MOVE_THREADS = 16
@@ -105,16 +110,8 @@ def parent(path: str) -> str:
 
 
 @functools.cache
-def _remote_filesystem(scheme: str) -> fs.FileSystem:
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return fs.S3FileSystem(endpoint_override=endpoint, region=region, background_writes=False)
-    endpoint = os.environ.get("STORAGE_EMULATOR_HOST")
-    if endpoint:
-        url = urllib.parse.urlparse(endpoint if "://" in endpoint else f"http://{endpoint}")
-        return fs.GcsFileSystem(anonymous=True, scheme=url.scheme, endpoint_override=url.netloc)
-    return fs.GcsFileSystem()
+def _remote_filesystem(scheme: str, patient: bool) -> fs.FileSystem:
+    return stores.connect(scheme, patient=patient)
 
 
 def filesystem(path: str) -> tuple[fs.FileSystem, str]:
@@ -123,15 +120,25 @@ def filesystem(path: str) -> tuple[fs.FileSystem, str]:
     Args:
         path: An absolute local path, or a URL with a known scheme.
     """
-    scheme, separator, rest = path.partition("://")
-    if separator and scheme in REMOTE_SCHEMES:
-        return _remote_filesystem(scheme), rest
+    if is_remote(path):
+        scheme, _, rest = path.partition("://")
+        return _remote_filesystem(scheme, True), rest
     return _local_filesystem(), path
+
+
+def impatient_filesystem(path: str) -> tuple[fs.FileSystem, str]:
+    """Return what `filesystem` does, but a store's client tries once: for callers that try again themselves."""
+    scheme, _, rest = path.partition("://")
+    return (_remote_filesystem(scheme, False), rest) if is_remote(path) else filesystem(path)
 
 
 @functools.cache
 def _local_filesystem() -> fs.FileSystem:
     return fs.LocalFileSystem()
+
+
+def _persist(operation: Callable[[], T], is_passing: Callable[[Exception], bool] = stores.is_passing) -> T:
+    return call_with_retries(lambda _: operation(), is_passing, Backoff())
 
 
 def stat(path: str) -> FileStat | None:
@@ -141,9 +148,8 @@ def stat(path: str) -> FileStat | None:
         OSError: The storage does not answer, or does not permit the question.
     """
     if is_remote(path):
-        filesystem_, inner = filesystem(path)
-        info = filesystem_.get_file_info(inner)
-        return _remote_stat(path, info) if info.type == fs.FileType.File else None
+        filesystem_, inner = impatient_filesystem(path)
+        return remote_stat(path, _persist(lambda: filesystem_.get_file_info(inner)))
     status = _local_status(path)
     return _local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
 
@@ -155,8 +161,9 @@ def is_folder(path: str) -> bool:
         OSError: The storage does not answer, or does not permit the question.
     """
     if is_remote(path):
+        # Not impatiently: of GCS, Arrow takes an error of the listing for its first object.
         filesystem_, inner = filesystem(path.rstrip("/"))
-        return bool(filesystem_.get_file_info(inner).type == fs.FileType.Directory)
+        return bool(_persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
     status = _local_status(path)
     return status is not None and stat_module.S_ISDIR(status.st_mode)
 
@@ -177,7 +184,10 @@ def _local_stat(path: str, status: os.stat_result) -> FileStat:
     return FileStat(path, status.st_size, file_version(status.st_mtime_ns, status.st_size))
 
 
-def _remote_stat(path: str, info: fs.FileInfo) -> FileStat:
+def remote_stat(path: str, info: fs.FileInfo) -> FileStat | None:
+    """Return what a store says of an object; None where it says that there is none."""
+    if info.type != fs.FileType.File:
+        return None
     # Some S3 stores list milliseconds and answer a question for one object in seconds: whole seconds are the same.
     return FileStat(path, info.size, file_version((info.mtime_ns or 0) // SECOND * SECOND, info.size))
 
@@ -200,9 +210,12 @@ def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
     if is_remote(folder):
         filesystem_, inner = filesystem(folder)
         scheme = folder.partition("://")[0]
-        for info in filesystem_.get_file_info(fs.FileSelector(inner.rstrip("/"), recursive=recursive)):
-            if info.type == fs.FileType.File:
-                yield _remote_stat(f"{scheme}://{info.path}", info)
+        selector = fs.FileSelector(inner.rstrip("/"), recursive=recursive)
+        # Whole before its first entry is given away: one that breaks off is repeated without a trace. Single pages are
+        # repeated by the client: at one fault in a hundred requests, no listing of a million objects would end.
+        for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+            if found := remote_stat(f"{scheme}://{info.path}", info):
+                yield found
         return
     # A stack of half-listed folders, not a recursion: trees can be deeper than Python's stack.
     stack = [_scan(folder, frozenset())]
@@ -254,9 +267,13 @@ def read_bytes(path: str) -> bytes:
     if not is_remote(path):
         with open(path, "rb") as file:
             return file.read()
-    filesystem_, inner = filesystem(path)
-    with filesystem_.open_input_stream(inner) as stream:
-        return bytes(stream.read())
+    filesystem_, inner = impatient_filesystem(path)
+
+    def read() -> bytes:
+        with filesystem_.open_input_stream(inner) as stream:
+            return bytes(stream.read())
+
+    return _persist(read)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -265,10 +282,14 @@ def write_bytes(path: str, data: bytes) -> None:
     Raises:
         OSError: It cannot be written.
     """
-    filesystem_, inner = filesystem(path)
     if is_remote(path):
-        with filesystem_.open_output_stream(inner) as stream:
-            stream.write(data)
+        filesystem_, inner = impatient_filesystem(path)
+
+        def write() -> None:
+            with filesystem_.open_output_stream(inner) as stream:
+                stream.write(data)
+
+        _persist(write)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -316,12 +337,27 @@ def move_files(pairs: list[tuple[str, str]]) -> None:
 
 
 def _move(source: str, target: str) -> None:
-    filesystem_, inner = filesystem(source)
-    if filesystem_.get_file_info(inner).type == fs.FileType.NotFound:
-        if stat(target) is None:
+    filesystem_, inner = impatient_filesystem(source)
+    place = filesystem(target)[1]
+
+    def move() -> None:
+        if _exists(filesystem_, inner):
+            try:
+                filesystem_.move(inner, place)
+            except OSError:
+                # The answer may have been lost on its way: what the store has done counts.
+                if _exists(filesystem_, inner):
+                    raise
+            else:
+                return
+        if not _exists(filesystem_, place):
             raise FileNotFoundError(errno.ENOENT, "neither at its old place nor at its new one", f"{source}, {target}")
-        return
-    filesystem_.move(inner, filesystem(target)[1])
+
+    _persist(move)
+
+
+def _exists(filesystem_: fs.FileSystem, inner: str) -> bool:
+    return bool(filesystem_.get_file_info(inner).type == fs.FileType.File)
 
 
 def exchange_folder(new: str, place: str, old: str) -> None:
@@ -343,12 +379,20 @@ def exchange_folder(new: str, place: str, old: str) -> None:
 def delete_folder(path: str) -> None:
     """Delete a folder with everything below it; one that does not exist is no error."""
     filesystem_, inner = filesystem(path)
-    if filesystem_.get_file_info(inner.rstrip("/")).type == fs.FileType.Directory:
-        filesystem_.delete_dir(inner)
+    _delete(filesystem_, inner.rstrip("/"), fs.FileType.Directory, filesystem_.delete_dir)
 
 
 def delete_file(path: str) -> None:
     """Delete a file; one that does not exist is no error."""
-    filesystem_, inner = filesystem(path)
-    if filesystem_.get_file_info(inner).type == fs.FileType.File:
-        filesystem_.delete_file(inner)
+    filesystem_, inner = impatient_filesystem(path)
+    _delete(filesystem_, inner, fs.FileType.File, filesystem_.delete_file)
+
+
+def _delete(filesystem_: fs.FileSystem, inner: str, kind: fs.FileType, delete: Callable[[str], None]) -> None:
+    def look_and_delete() -> None:
+        if filesystem_.get_file_info(inner).type == kind:
+            delete(inner)
+
+    # Gone between the question and the deletion, as after an attempt whose answer was lost: the next attempt sees it.
+    # GCS says so of every folder, too, after it has deleted all below it: no object has the folder's own name.
+    _persist(look_and_delete, lambda error: isinstance(error, FileNotFoundError) or stores.is_passing(error))

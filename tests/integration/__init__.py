@@ -1,1 +1,1 @@
-"""Tests of whole processes against whole services."""
+"""Whole runs and whole processes, against real servers on loopback."""

@@ -1,0 +1,62 @@
+"""A GCS store on loopback for tests: `pytest_plugins = ["tests.gcs_store"]`, then the fixture `gcs_bucket`."""
+
+import importlib
+import json
+import logging
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from transforms import storage
+
+
+@pytest.fixture(scope="session")
+def gcs_endpoint() -> Iterator[str]:
+    """The address of gcp-storage-emulator, which keeps its objects in memory."""
+    module = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    for name in ("gcp_storage_emulator", "api"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    objects = importlib.import_module("gcp_storage_emulator.handlers.objects")
+    objects._resumable_incomplete = partial(_say_what_is_stored, objects._resumable_incomplete)
+    server = module.create_server("127.0.0.1", 0, in_memory=True)
+    server.start()
+    yield f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
+    server.stop()
+
+
+def _say_what_is_stored(answer: Callable[..., None], response: Any, store: Any, upload_id: str, **rest: Any) -> None:
+    # The emulator says of an upload without bytes that it has the first one. GCS's answer has no Range then:
+    # https://docs.cloud.google.com/storage/docs/performing-resumable-uploads#status-check
+    answer(response, store, upload_id, **rest)
+    if store.get_resumable_byte_count(upload_id) == 0:
+        del response._headers["Range"]
+
+
+def make_gcs_bucket(endpoint: str) -> str:
+    """Make a new, empty bucket; return its URL."""
+    name = f"b{uuid.uuid4().hex}"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    headers = {"Content-Type": "application/json"}
+    body = json.dumps({"name": name}).encode()
+    opener.open(urllib.request.Request(f"{endpoint}/storage/v1/b", body, headers)).close()  # noqa: S310  on loopback
+    return f"gs://{name}"
+
+
+def use_gcs(monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    """Have gs:// mean this store, until the test ends."""
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", endpoint)
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    storage._remote_filesystem.cache_clear()
+
+
+@pytest.fixture
+def gcs_bucket(gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a new, empty bucket."""
+    use_gcs(monkeypatch, gcs_endpoint)
+    yield make_gcs_bucket(gcs_endpoint)
+    storage._remote_filesystem.cache_clear()
