@@ -238,6 +238,7 @@ class _OpenFile:
     def _give_up(self) -> None:
         # A writer that is collected open tries to write its footer, and complains where it cannot.
         self._writer.is_open = False
+        self._stream.give_up()
 
     def _finish(self, rows: int) -> WrittenFile:
         if self._open_path != self._path:
@@ -263,8 +264,19 @@ class _HashingStream:
         self.digest = hashlib.sha256()
         self.size = 0
         self.closed = False
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Take nothing more.
+
+        Arrow ends a file that is collected open, wherever that happens: inside a thread pool, too, which would wait
+        for itself if bytes were put to be stored.
+        """
+        self._given_up = True
 
     def write(self, data: bytes) -> int:
+        if self._given_up:
+            return len(data)
         self._store.put(len(data), partial(self._write, data))
         self.size += len(data)
         return len(data)
