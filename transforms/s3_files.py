@@ -2,7 +2,7 @@
 
 It repeats what is answered 500 or 503, but no write that is answered 429, 502 or 504, such a read only by chance, and
 no read of fewer bytes than the text of the error has (pyarrow 25, run against a server). So a file is read in pieces,
-each of them as often as it takes, and written to a temporary file first, which is then sent, whole, as often as it takes.
+each of them as often as it takes, and written to a temporary file first, which is then sent as often as it takes.
 """
 
 import io
