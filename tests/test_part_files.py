@@ -1,6 +1,8 @@
 """Part files: when they close, what they are called meanwhile, and what is told of them."""
 
+import concurrent.futures.thread
 import errno
+import gc
 import hashlib
 import os
 import subprocess
@@ -272,6 +274,26 @@ class TestThreads:
         while threads_of("encode-dropped", "store-dropped") and time.monotonic() < deadline:
             time.sleep(0.01)
         assert threads_of("encode-dropped", "store-dropped") == []
+        assert [path.suffix for path in tmp_path.iterdir()] == [".open"]
+
+    def test_abandoned_writer_may_be_collected_anywhere(self, tmp_path: Path) -> None:
+        """Also where a thread pool holds the lock of all pools: Arrow's own end of a file must not want a thread."""
+        part = PartWriter(str(tmp_path), "dropped", SCHEMA, {}, WriteSettings(**self.limits), Clock())
+        part.write(batch(0, 4000))
+        for background in (part._encode, part._store):
+            background.settle()
+        circle: list[Any] = [part]
+        circle.append(circle)
+        del part, background, circle
+        collected = threading.Event()
+
+        def collect() -> None:
+            with concurrent.futures.thread._global_shutdown_lock:
+                gc.collect()
+            collected.set()
+
+        threading.Thread(target=collect, daemon=True).start()
+        assert collected.wait(30)
         assert [path.suffix for path in tmp_path.iterdir()] == [".open"]
 
     def test_process_ends_though_a_writer_is_open(self, tmp_path: Path) -> None:

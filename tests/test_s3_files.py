@@ -49,10 +49,11 @@ def test_stream_is_read_whole(
 def test_pyarrows_own_stream_is_why(faulty: FaultyStore, steady: tuple[SteadyS3FileSystem, str]) -> None:
     """When this fails, pyarrow has learnt to repeat them, and this module may go."""
     filesystem, inner = steady
-    with fs.S3FileSystem.open_input_stream(filesystem, inner) as stream:
-        faulty.proxy.inject(Fault.TOO_MANY, "^GET", times=1)
-        with pytest.raises(OSError, match="HTTP status 429"):
-            stream.read(5000)
+    stream = fs.S3FileSystem.open_output_stream(filesystem, inner)
+    stream.write(b"x")
+    faulty.proxy.inject(Fault.TOO_MANY, "^PUT", times=1)
+    with pytest.raises(OSError, match="HTTP status 429"):
+        stream.close()
 
 
 def test_text_and_parquet_are_read_through_it(faulty: FaultyStore, steady: tuple[SteadyS3FileSystem, str]) -> None:

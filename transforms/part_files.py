@@ -261,20 +261,24 @@ class _HashingStream:
     def __init__(self, stream: IO[bytes], store: Background) -> None:
         self._stream = stream
         self._store = store
-        self._given_up = False
         self.digest = hashlib.sha256()
         self.size = 0
         self.closed = False
+        self._given_up = False
+
+    def give_up(self) -> None:
+        """Take nothing more.
+
+        Arrow ends a file that is collected open, wherever that happens: inside a thread pool, too, which would wait
+        for itself if bytes were put to be stored.
+        """
+        self._given_up = True
 
     def write(self, data: bytes) -> int:
         if not self._given_up:
             self._store.put(len(data), partial(self._write, data))
             self.size += len(data)
         return len(data)
-
-    def give_up(self) -> None:
-        """Take no more: the file stays as it is, without its footer."""
-        self._given_up = True
 
     def _write(self, data: bytes) -> None:
         self.digest.update(data)

@@ -23,8 +23,8 @@ class Backoff:
     """How long to wait between attempts, and for how long to go on."""
 
     first_seconds: float = 0.1
-    """Longest wait after the first attempt: most troubles of a store concern one request and are gone at once. AWS
-    SDKs begin with 0.05 to 1 s; Google's guide says 1 s, and its client has waited as long before it reports."""
+    """Longest wait after the first attempt: most troubles of a store concern one request and are gone at once. The
+    AWS client begins with 0.05 s; Google's guide says 1 s, and its client has waited as long before it reports."""
     largest_seconds: float = 20.0
     """No wait is longer: the limit of the AWS SDKs' standard mode. Google's guide allows up to 64 s, but with a
     deadline of two minutes that leaves too few attempts."""

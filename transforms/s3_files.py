@@ -1,8 +1,8 @@
 """Files of S3 whose every request can be repeated: Arrow's client alone repeats too few of them.
 
-It repeats what is answered 500 or 503, but nothing that is answered 429 or 504, 502 only of a GET, and no GET for fewer
-bytes than the text of the error has (pyarrow 25, run against a server). So a file is read in pieces, each of them as
-often as it takes, and written to a temporary file first, which is then sent, whole, as often as it takes.
+It repeats what is answered 500 or 503, but no write that is answered 429, 502 or 504, such a read only by chance, and
+no read of fewer bytes than the text of the error has (pyarrow 25, run against a server). So a file is read in pieces,
+each of them as often as it takes, and written to a temporary file first, which is then sent as often as it takes.
 """
 
 import io

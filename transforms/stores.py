@@ -47,9 +47,8 @@ def connect(scheme: str, *, patient: bool) -> fs.FileSystem:
 
     Args:
         scheme: s3 or gs.
-        patient: A patient client tries again by itself, for about half a minute: for streams, which nobody can repeat
-            from outside, and for listings of many pages. One that is not tries once, for its caller tries again: two
-            such loops inside each other would go on for hours.
+        patient: A patient client tries again by itself, for about half a minute: for streams, and for listings of many
+            pages. One that is not tries once: its callers try again, and the time of an image is theirs to divide.
 
     Raises:
         PermissionError: There are no credentials for Google's store.
