@@ -1,5 +1,6 @@
 """What becomes of a listed path, case by case; and the versions that the storage tells."""
 
+import functools
 import os
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ from transforms.earlier_runs import EarlierRow
 from transforms.errors import FailureCode, Stage
 from transforms.reading import read_image_bytes
 from transforms.records import Failure, ImageRef
+from transforms.retrying import Backoff
 from transforms.worklist import Choice, Listed, Unasked, ask, choose
 
 pytest_plugins = ["tests.s3_store"]
@@ -114,8 +116,8 @@ def test_storage_that_does_not_answer_costs_no_image(monkeypatch: pytest.MonkeyP
     for name, value in (("AWS_ACCESS_KEY_ID", "x"), ("AWS_SECRET_ACCESS_KEY", "x"), ("AWS_REGION", "us-east-1")):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setattr(storage, "Backoff", functools.partial(Backoff, deadline_seconds=1.0))  # not two minutes
     storage._remote_filesystem.cache_clear()
     line = ImageRef("s3://bucket/a.png", None, None)
     started = time.monotonic()
