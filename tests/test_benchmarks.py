@@ -332,6 +332,7 @@ def small_results(tmp_path_factory: pytest.TempPathFactory) -> suite.Results:
     return results
 
 
+@pytest.mark.heavy
 def test_the_scripts_run_over_six_photos(small_results: suite.Results) -> None:
     """Everyone asked for has run once and taken time and memory."""
     ran = {(run["workload"], run["contestant"]) for run in small_results.runs}
@@ -342,6 +343,7 @@ def test_the_scripts_run_over_six_photos(small_results: suite.Results) -> None:
     assert all(run["wall_s"] > 0 and run["cpu_s"] > 0 and run["peak_mb"] > 10 for run in small_results.runs)
 
 
+@pytest.mark.heavy
 def test_ours_and_a_peer_have_predicted_the_same_photos_alike(small_results: suite.Results) -> None:
     """All six, by the same crop and the same interpolation: every probability within a thousandth."""
     by_name = {entry["contestant"]: entry for entry in small_results.agreement}
@@ -351,6 +353,7 @@ def test_ours_and_a_peer_have_predicted_the_same_photos_alike(small_results: sui
     assert by_name["ours"]["with_plain_road"]["largest_difference"] < 1e-5
 
 
+@pytest.mark.heavy
 def test_limits_count_what_they_have_done(small_results: suite.Results) -> None:
     """Rows and images are counted in what was written and decoded, not taken from the command line."""
     found = {(run["workload"], run["contestant"]): run["found"] for run in small_results.runs}

@@ -162,6 +162,7 @@ def test_a_delta_in_several_bundles_loses_nothing(model: Path, photos: Path, tmp
     assert scored(delta) == ["004.png"]
 
 
+@pytest.mark.heavy
 def test_a_delta_in_an_object_store(model: Path, tmp_path: Path, bucket: str) -> None:
     """Images and runs in a bucket: what a folder's listing named is skipped by a manifest, and the reverse."""
     for number in range(4):
@@ -375,6 +376,7 @@ def test_the_command_says_what_cannot_be_followed(
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.heavy
 def test_a_delta_that_is_killed_is_continued(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Kill -9 in the middle of night 2: adopted, scored and skipped add up, and each image has one newest row."""
     photos, out = tmp_path / "photos", tmp_path / "out"

@@ -180,6 +180,7 @@ def test_run_in_memory_is_the_same_in_quarantine(
     ]
 
 
+@pytest.mark.heavy
 def test_whole_run_with_poison_is_published_without_a_scratch(model: Path, site: Path, tmp_path: Path) -> None:
     """37 photos and three that crash, hang and swell: three rows in the failures table, all others scored as ever."""
     photos = make_photos(tmp_path / "photos", 37, ".jpg")
