@@ -30,7 +30,7 @@ from transforms.claims import RunClaim
 from transforms.earlier_runs import LATEST, Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
-from transforms.layout import RunLayout, check_run_id, new_run_id
+from transforms.layout import RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
     Outcome,
     RunFacts,
@@ -150,7 +150,7 @@ def _layout(request: RunRequest) -> RunLayout:
     except UnicodeEncodeError as error:
         raise ConfigError(f"output {request.output!a} is not valid UTF-8; give another folder") from error
     layout = RunLayout(
-        storage.absolute(request.output).rstrip("/") or "/",
+        absolute_folder(request.output),
         check_run_id(request.run_id) if request.run_id is not None else new_run_id(datetime.now(UTC)),
     )
     if request.since_run is not None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transforms.errors import ConfigError
-from transforms.layout import TABLES, RunLayout, check_run_id, fingerprint, new_run_id
+from transforms.layout import TABLES, RunLayout, absolute_folder, check_run_id, fingerprint, new_run_id
 
 
 @pytest.mark.parametrize("output", ["/out", "/out/", "s3://bucket", "gs://bucket/nights/"])
@@ -131,3 +131,37 @@ def test_values_without_json_have_no_fingerprint(value: float) -> None:
     """NaN is not equal to itself: nothing could be compared."""
     with pytest.raises(ValueError, match="JSON"):
         fingerprint({"x": value})
+
+
+@pytest.mark.parametrize(
+    ("text", "folder"),
+    [
+        ("/out/", "/out"),
+        ("/", "/"),
+        ("/a//b/../c", "/a/c"),  # on a disk these mean what they say
+        ("s3://bucket", "s3://bucket"),
+        ("s3://bucket/", "s3://bucket"),
+        ("S3://bucket/a/b//", "s3://bucket/a/b"),
+        ("gs://bucket/a..b/.c", "gs://bucket/a..b/.c"),
+    ],
+)
+def test_every_folder_has_one_name(text: str, folder: str) -> None:
+    """With or without slashes at its end."""
+    assert absolute_folder(text) == folder
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("s3://bucket//x", "has two slashes in a row, and a store has no such folders; write s3://bucket/x"),
+        ("gs://bucket/a//b/", "has two slashes in a row, and a store has no such folders; write gs://bucket/a/b"),
+        ("s3://bucket/x/../y", "has the part '..', and a store has no such folders; write s3://bucket/y"),
+        ("s3://bucket/./y", "has the part '.', and a store has no such folders; write s3://bucket/y"),
+        ("s3://bucket/..", "has the part '..', and a store has no such folders; write s3://bucket"),
+    ],
+)
+def test_a_folder_that_stores_do_not_agree_on_is_refused(text: str, says: str) -> None:
+    """With the one that was meant."""
+    with pytest.raises(ConfigError) as caught:
+        absolute_folder(text)
+    assert str(caught.value) == f"folder {text} {says}"

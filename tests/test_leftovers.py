@@ -312,7 +312,7 @@ def test_the_list_says_what_goes_and_what_stays() -> None:
 
     def leftover(name: str, lost: str | None, size: int, hours: float) -> Leftover:
         newest = int((10 * DAY - hours * 3600) * 1e9)
-        return Leftover(name, "because", lost, False, False, (), (), 3, size, newest)
+        return Leftover(name, "because", lost, False, False, (), (), (), 3, size, newest)
 
     going = [leftover("noon", "2 files", 1_234_567, 50), leftover("x\x1b", None, 999, 1.5)]
     assert leftovers_text(going, [(leftover("night", None, 2 * 10**9, 0.01), "it is young")], "/out", 10 * DAY) == (

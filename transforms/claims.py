@@ -4,12 +4,8 @@ On a local disk the kernel knows: a lock on a file (flock), which ends with its 
 at the end; whoever gets a lock looks whether the file that he has locked still bears the name.
 
 A remote store has no locks, and pyarrow offers no write that fails where an object exists. There, and on a file system
-without locks, launchers agree by Lamport's bakery: each owns one object and reads those of the others.
-
-1. It writes its claim without a number, reads all claims, and writes its claim again with a number above theirs.
-2. It reads all claims. Where one has a smaller number (of equal ones the smaller name), it withdraws its own and has
-   lost. Where one has no number yet, it waits and reads again. Else it has won.
-3. The winner writes its claim again every 10 seconds until the end, and deletes it.
+without locks, launchers agree by Lamport's bakery (bakery.py says how): each owns one object and reads those of the
+others. The winner writes its claim again every 10 seconds until the end, and deletes it.
 
 Guaranteed, whatever the order of requests and without trust in any clock, if a store shows what was written before it
 was asked (S3 and GCS do): no two win, and if nobody dies, one wins. A claim counts no more when it has been silent for
@@ -28,129 +24,38 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from errno import ENOLCK, ENOSYS, EOPNOTSUPP
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 from pyarrow import fs
 
 from transforms import storage
+from transforms.bakery import SILENT_SECONDS, Claim, Delete, ListNames, Read, Wait, Write, contend
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
 from transforms.owners import Owner, is_gone, this_process
 
 _LOG = logging.getLogger(__name__)
 BEAT_SECONDS = 10.0
-SILENT_SECONDS = 60.0
 _WAIT_SECONDS = 0.5
 _CLAIM_BYTES = 1024
 _READS = 5
+_TRIES = 20
 _NO_LOCKS = (ENOLCK, ENOSYS, EOPNOTSUPP)
 
 
-class Claim(NamedTuple):
-    """One claim as it lies in the store."""
-
-    name: str
-    """Unique."""
-    number: int | None
-    """Its place in the line; None before it has one."""
-    owner: Owner
-    """Who."""
-    written_at: float
-    """When it was written last, in seconds by the store's clock."""
-
-
-class Write(NamedTuple):
-    """A step: write one's own claim."""
-
-    number: int | None
-    """Its number."""
-
-
-class ListNames(NamedTuple):
-    """A step: learn the names of all claims, and when each was written last: dict[str, float]."""
-
-
-class Read(NamedTuple):
-    """A step: read a claim; None where it is gone."""
-
-    name: str
-    """Which."""
-    written_at: float
-    """As listed."""
-
-
-class Delete(NamedTuple):
-    """A step: delete a claim; one that is gone is no error."""
-
-    name: str
-    """Which."""
-
-
-class Wait(NamedTuple):
-    """A step: let others take theirs."""
-
-
-Step = Write | ListNames | Read | Delete | Wait
-Steps = Generator[Step, Any, "Winner | None"]
-
-
-class Winner(NamedTuple):
-    """Who has the run, seen by one who has lost."""
-
-    claim: Claim
-    """The claim."""
-    silent_seconds: float
-    """How long ago it was written last, by the store's clock."""
-
-
-def contend(me: str, is_gone: Callable[[Owner], bool]) -> Steps:
-    """Contend for a run: yield one step after the other, and take its result.
+class TakenError(ConfigError):
+    """Another launcher works on the run.
 
     Args:
-        me: The name of one's own claim.
-        is_gone: Tells of a process of this machine whether it has ended; false for all others.
-
-    Returns:
-        None for who has won, else who is ahead.
+        run_id: The run.
+        who: Works on it, in words.
     """
-    yield Write(None)
-    # Dead claims count here, too: a number too high is never wrong.
-    number = 1 + max((claim.number or 0 for claim in (yield from _read_all())), default=0)
-    while True:
-        yield Write(number)
-        claims = yield from _read_all()
-        if me not in (claim.name for claim in claims):
-            # Deleted by hand: others have looked without seeing it, and the number is worth nothing.
-            return (yield from contend(me, is_gone))
-        now = max(claim.written_at for claim in claims)
-        others = [claim for claim in claims if claim.name != me]
-        dead = [c for c in others if now - c.written_at > SILENT_SECONDS or is_gone(c.owner)]
-        living = [claim for claim in others if claim not in dead]
-        ahead = [c for c in living if c.number is not None and (c.number, c.name) < (number, me)]
-        if ahead:
-            yield Delete(me)
-            first = min(ahead, key=lambda claim: (claim.number, claim.name))
-            return Winner(first, now - first.written_at)
-        if all(claim.number is not None for claim in living):
-            for claim in dead:
-                yield Delete(claim.name)
-            return None
-        yield Wait()
 
-
-def _read_all() -> Generator[Step, Any, list[Claim]]:
-    claims = []
-    for name, written_at in sorted((yield ListNames()).items()):
-        claim = yield Read(name, written_at)
-        if claim is not None:
-            claims.append(claim)
-    return claims
-
-
-class TakenError(ConfigError):
-    """Another launcher works on the run."""
+    def __init__(self, run_id: str, who: str) -> None:
+        super().__init__(f"run {run_id} is being worked on by {who}; wait for it, or use another --run-id")
+        self.who = who
 
 
 class RunClaim:
@@ -191,13 +96,26 @@ class RunClaim:
             remote = storage.is_remote(self._layout.output)
             self._held = (None if remote else _lock(self._layout, owner, self._wait)) or self._agree(owner)
 
-    def tidy(self) -> None:
-        """Delete what killed launchers have left of their claims, where nobody works on the run."""
+    def worker(self) -> str | None:
+        """Return who else works on the run, in words; None where nobody does.
+
+        What killed launchers have left of their claims is taken over, and goes at the end of this context.
+
+        Raises:
+            ConfigError: A claim is damaged.
+            OSError: The storage does not answer, or cannot be written.
+        """
         try:
             if storage.stat(self._layout.lock) is not None or dict(_written_at(self._layout)):
                 self.take()
-        except TakenError:
-            _LOG.debug("the claim on run %s is another launcher's", self._layout.run_id)
+        except TakenError as error:
+            return error.who
+        return None
+
+    def tidy(self) -> None:
+        """Delete what killed launchers have left of their claims, where nobody works on the run."""
+        try:
+            self.worker()
         except OSError as error:
             _LOG.warning("what a killed launcher has left of run %s cannot be deleted: %s", self._layout.run_id, error)
 
@@ -214,17 +132,17 @@ class RunClaim:
                     step = steps.send(objects.carry_out(step))
         except StopIteration as end:
             if end.value is not None:
-                raise _taken(self._layout, end.value.claim.owner, end.value.silent_seconds) from None
+                who = _words(end.value.claim.owner, end.value.silent_seconds)
+                raise TakenError(self._layout.run_id, who) from None
         except BaseException:
             objects.carry_out(Delete(objects.name))
             raise
         return _Heartbeat(objects)
 
 
-def _taken(layout: RunLayout, owner: Owner, silent_seconds: float) -> TakenError:
-    return TakenError(
-        f"run {layout.run_id} is being worked on by process {owner.pid} on host {owner.host} since {owner.since} "
-        f"(last sign of life {silent_seconds:.0f} s ago); wait for it, or use another --run-id"
+def _words(owner: Owner, silent_seconds: float) -> str:
+    return (
+        f"process {owner.pid} on host {owner.host} since {owner.since} (last sign of life {silent_seconds:.0f} s ago)"
     )
 
 
@@ -244,18 +162,24 @@ class _Lock:
 
 def _lock(layout: RunLayout, owner: Owner, wait: Callable[[float], object]) -> _Lock | None:
     """Lock the run's file; None where the file system has no locks."""
+    tries = 0
     while True:
         os.makedirs(layout.run_folder, exist_ok=True)
-        descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            descriptor = os.open(layout.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except FileNotFoundError:
+            if (tries := tries + 1) == _TRIES:
+                raise
+            continue  # who deletes what is left of a run has taken the empty folder away
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             found = os.pread(descriptor, 4096, 0)
             os.close(descriptor)
-            if found:
-                # The kernel vouches for the owner at this very moment.
-                raise _taken(layout, Owner(**json.loads(found)), 0.0) from None
-            wait(_WAIT_SECONDS)  # locked an instant ago, and not described yet
+            # The kernel vouches at this very moment that there is an owner.
+            if (tries := tries + 1) == _TRIES or not _is_passing(found):
+                raise TakenError(layout.run_id, _described(layout, found)) from None
+            wait(_WAIT_SECONDS)
             continue
         except OSError as error:
             os.close(descriptor)
@@ -276,6 +200,26 @@ def _lock(layout: RunLayout, owner: Owner, wait: Callable[[float], object]) -> _
             return lock
         # Its owner has finished between opening and locking, and has deleted it.
         lock.release()
+
+
+def _is_passing(found: bytes) -> bool:
+    """Tell whether a locked file does not name its owner yet: it was locked an instant ago."""
+    owner = _owner(found)
+    return not found or (owner is not None and is_gone(owner))
+
+
+def _described(layout: RunLayout, found: bytes) -> str:
+    owner = _owner(found)
+    if owner is not None and not is_gone(owner):
+        return _words(owner, 0.0)
+    return f"a process that has locked {layout.lock} and does not say in it who it is"
+
+
+def _owner(found: bytes) -> Owner | None:
+    try:
+        return Owner(**json.loads(found))
+    except (ValueError, TypeError):
+        return None
 
 
 def _bears(path: str, descriptor: int) -> bool:

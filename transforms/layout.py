@@ -13,6 +13,7 @@
 
 import hashlib
 import json
+import posixpath
 import re
 import secrets
 from dataclasses import dataclass
@@ -45,6 +46,34 @@ def check_run_id(run_id: str) -> str:
             "letter or digit, 2026-11-22 for example"
         )
     return run_id
+
+
+def absolute_folder(text: str) -> str:
+    """Return the one name of the folder or URL that holds all runs, or of one run's folder.
+
+    Keys of single images stay letter for letter, whatever is in them. Below a folder there are many requests, and
+    clients and stores do not agree on what an empty part, `.` or `..` of a key means.
+
+    Raises:
+        ConfigError: It is no place of a known kind, or a URL with such a part.
+
+    >>> absolute_folder("s3://bucket/nightly/")
+    's3://bucket/nightly'
+    """
+    folder = storage.absolute(text).rstrip("/") or "/"
+    if storage.is_remote(folder):
+        odd = next((part for part in folder.partition("://")[2].split("/") if part in ("", ".", "..")), None)
+        if odd is not None:
+            what = f"has the part {odd!r}" if odd else "has two slashes in a row"
+            raise ConfigError(f"folder {text} {what}, and a store has no such folders; write {_plain(folder)}")
+    return folder
+
+
+def _plain(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    # A step up from the bucket leads nowhere: normpath leaves it out.
+    bucket, _, key = rest.partition("/")
+    return f"{scheme}://{bucket}{posixpath.normpath('/' + key.lstrip('/'))}".rstrip("/")
 
 
 def new_run_id(now: datetime) -> str:

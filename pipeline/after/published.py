@@ -6,9 +6,9 @@ and one that was refused are told apart, each with its way out.
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,14 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import InputError
-from transforms.layout import TABLES, RunLayout, Table
+from transforms.layout import TABLES, RunLayout, Table, absolute_folder, is_run_id
 from transforms.publishing import MANIFEST_VERSION, is_published
 from transforms.settings import CalibrationSettings
 from transforms.tables import METADATA_PREFIX
 
+T = TypeVar("T")
+UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
+"""What reading a damaged Parquet file raises; names in its footer that are no text the last."""
 _FORMS = "give the --output folder of runs (the newest is read), <output>/runs/<id> or <output>/scores/run_id=<id>"
 
 
@@ -115,9 +118,19 @@ def find_run(text: str) -> PublishedRun:
     """
     layout = locate_run(text)
     manifest = read_manifest(layout, text)
-    first = next(entry["path"] for entry in manifest["files"] if entry["table"] == "scores")
+    first = _first_scores(manifest, text)
     with _open(storage.join(layout.output, first), layout.run_id) as file:
         return describe_run(layout, manifest, file.schema_arrow, first)
+
+
+def _first_scores(manifest: dict[str, Any], text: str) -> str:
+    try:
+        named = [str(entry["path"]) for entry in manifest["files"] if entry["table"] == "scores"]
+    except (KeyError, TypeError):
+        named = []
+    if not named:
+        raise InputError(f"run {text}: its manifest names no file of scores; score-images verify says what is wrong")
+    return named[0]
 
 
 def locate_run(text: str) -> RunLayout:
@@ -155,12 +168,18 @@ def read_manifest(layout: RunLayout, text: str) -> dict[str, Any]:
 
 
 def _locate(text: str) -> RunLayout:
-    folder = storage.absolute(text).rstrip("/") or "/"
+    folder = absolute_folder(text)
     above, name = storage.parent(folder), folder.rpartition("/")[2]
     kind = above.rpartition("/")[2]
     pointer = RunLayout(folder, "").latest
     if storage.stat(pointer) is not None:
-        return RunLayout(folder, _read_json(pointer, text)["run_id"])
+        run_id = _read_json(pointer, text).get("run_id")
+        if not isinstance(run_id, str) or not is_run_id(run_id):
+            raise InputError(
+                f"run {text}: {pointer} names no run, its run_id is {json.dumps(run_id)[:60]}; "
+                f"give <output>/runs/<id> instead, or publish a run anew"
+            )
+        return RunLayout(folder, run_id)
     if kind in TABLES and name.startswith("run_id="):
         return RunLayout(storage.parent(above), name.removeprefix("run_id="))
     if kind == "runs" and name:
@@ -172,7 +191,10 @@ def _locate(text: str) -> RunLayout:
 
 def _unpublished(text: str, layout: RunLayout) -> str:
     if storage.stat(layout.refused) is not None:
-        reason = _read_json(layout.refused, text)["outcome"]["message"]
+        try:
+            reason = _read_json(layout.refused, text)["outcome"]["message"]
+        except (KeyError, TypeError):
+            reason = f"{layout.refused} does not say why; run again with --run-id {layout.run_id}"
         return f"run {text} was not published: {reason}"
     if storage.is_folder(layout.run_folder):
         return (
@@ -193,7 +215,9 @@ def _read_json(path: str, text: str) -> dict[str, Any]:
 
 
 def _writer(manifest: dict[str, Any]) -> str:
-    return f"score-images {manifest.get('versions', {}).get('score-images', 'unknown')}"
+    versions = manifest.get("versions")
+    known = versions.get("score-images") if isinstance(versions, dict) else None
+    return f"score-images {known or 'unknown'}"
 
 
 def describe_run(layout: RunLayout, manifest: dict[str, Any], schema: pa.Schema, first: str) -> PublishedRun:
@@ -206,28 +230,52 @@ def describe_run(layout: RunLayout, manifest: dict[str, Any], schema: pa.Schema,
         first: The file's name, for messages.
 
     Raises:
-        InputError: The file does not say all of it.
+        InputError: The file does not say all of it, or not in a form that can be read.
     """
-    found = {
-        key.decode().removeprefix(METADATA_PREFIX): value.decode() for key, value in (schema.metadata or {}).items()
-    }
     try:
+        found = {
+            key.decode().removeprefix(METADATA_PREFIX): value.decode() for key, value in (schema.metadata or {}).items()
+        }
         return PublishedRun(
             layout=layout,
             manifest=manifest,
             schema=schema,
-            labels=tuple(json.loads(found["labels"])),
-            num_units=int(found["num_units"]),
-            output=found["output"],
-            activation=found["activation"],
+            labels=_each(str, found, "labels"),
+            num_units=_units(found["num_units"]),
+            output=_one_of(("logits", "probabilities"), found["output"], "output"),
+            activation=_one_of(("softmax", "sigmoid", "none"), found["activation"], "activation"),
             calibration=CalibrationSettings.model_validate_json(found["calibration"]),
-            thresholds=tuple(json.loads(found["thresholds"])) if "thresholds" in found else None,
+            thresholds=_each(float, found, "thresholds") if "thresholds" in found else None,
         )
     except KeyError as error:
         raise InputError(
             f"run {layout.run_id}: {first} does not say its {error.args[0]} ({_writer(manifest)} wrote it, or another "
             "tool has rewritten it); score the images again"
         ) from error
+    except ValueError as error:
+        reason = str(error).split("\n")[0]
+        raise InputError(
+            f"run {layout.run_id}: what {first} says of itself cannot be read: {reason}; score the images again"
+        ) from error
+
+
+def _each(kind: type[T], found: Mapping[str, str], name: str) -> tuple[T, ...]:
+    values = json.loads(found[name])
+    if not isinstance(values, list) or not all(type(value) is kind for value in values):
+        raise ValueError(f"{name} must be a list of {kind.__name__}, got {found[name][:60]}")
+    return tuple(values)
+
+
+def _units(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError(f"num_units must be at least 1, got {text}")
+    return int(text)
+
+
+def _one_of(allowed: Sequence[str], value: str, name: str) -> str:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value[:60]}")
+    return value
 
 
 @contextlib.contextmanager
@@ -237,7 +285,7 @@ def _open(path: str, run_id: str) -> Iterator[pq.ParquetFile]:
         try:
             stream = closing.enter_context(filesystem.open_input_file(inner))
             file = pq.ParquetFile(stream)
-        except (OSError, pa.ArrowException) as error:
+        except UNREADABLE as error:
             reason = str(error).split("\n")[0]
             raise InputError(
                 f"run {run_id}: {path} is in the manifest and cannot be read: {reason}; the run's files were moved, "

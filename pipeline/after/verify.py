@@ -15,27 +15,30 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from pipeline.after.published import PublishedRun, describe_run, locate_run, read_manifest
+from pipeline.after.published import UNREADABLE, PublishedRun, describe_run, locate_run, read_manifest
+from pipeline.after.verify_manifest import File, Manifest, contradictions, split_files
 from pipeline.after.verify_rows import failure_breaches, score_breaches
 from transforms import storage
 from transforms.errors import InputError
-from transforms.layout import TABLES, RunLayout, Table
-from transforms.ledger import Ledger
+from transforms.layout import TABLES, RunLayout
 from transforms.tables import FAILURES_SCHEMA, METADATA_PREFIX, scores_schema
 
 PROMISES = {
-    "manifest": "manifest.json is whole, of this run, and names files of both tables",
+    "manifest": "manifest.json is whole, of this run, and names files of both tables, each once",
     "files": "each file is there, with its size and SHA-256",
     "pages": "each file has its rows, and pages that are what was written",
     "strays": "no other file lies in the folders of its tables",
     "schemas": "each table has its columns, and its files say the same of themselves",
     "ledger": "listed = unique + duplicates, unique = scored + failed + skipped, as the files hold them",
     "failures": "failures_by_code is what the failures table holds",
+    "identity": "the fingerprints of the manifest are those of its files",
     "codes": "stages and codes of failures are documented ones",
     "paths": "no path is there twice, neither in a table nor in both",
     "model": "one model has scored all rows",
+    "sizes": "widths and heights are over 0",
+    "logits": "probabilities are what the logits give, where those were kept",
     "finite": "probabilities are finite",
     "range": "probabilities lie in [0, 1]",
     "sums": "rows sum to 1",
@@ -90,22 +93,6 @@ class Verification(NamedTuple):
         return {**self._asdict(), "promises": [promise._asdict() for promise in self.promises]}
 
 
-class _File(BaseModel):
-    table: Table
-    path: str
-    rows: int
-    size_bytes: int
-    sha256: str
-
-
-class _Manifest(BaseModel):
-    run_id: str
-    model_id: str
-    ledger: Ledger
-    failures_by_code: dict[str, int]
-    files: list[_File]
-
-
 def verify(text: str) -> Verification:
     """Hold a published run to its promises.
 
@@ -132,7 +119,7 @@ class _Checks:
         self._layout = layout
         self._broken: dict[str, tuple[int, str]] = {}
         self._skipped: dict[str, str] = {}
-        self._files: list[_File] = []
+        self._files: list[File] = []
         self._rows: dict[str, int] = dict.fromkeys(TABLES, 0)
         self._codes: Counter[str] = Counter()
         self._hashes = array("q")
@@ -159,7 +146,7 @@ class _Checks:
     def everything(self, text: str) -> None:
         try:
             content = read_manifest(self._layout, text)
-            manifest = _Manifest.model_validate(content)
+            manifest = Manifest.model_validate(content)
         except InputError as error:
             self._add("manifest", str(error))
         except ValidationError as error:
@@ -171,26 +158,23 @@ class _Checks:
         self._check_manifest(manifest)
         for file in self._files:
             if self._has_its_bytes(file):
-                self._check_table_file(file, content)
+                self._check_table_file(file, manifest, content)
         self._check_strays()
         self._check_counts(manifest)
         self._check_paths()
         self._check_pointer()
 
-    def _check_manifest(self, manifest: _Manifest) -> None:
+    def _check_manifest(self, manifest: Manifest) -> None:
         if manifest.run_id != self._layout.run_id:
             self._add("manifest", f"it says run_id {manifest.run_id}")
-        for file in manifest.files:
-            place = storage.join(self._layout.output, file.path)
-            if storage.parent(place) == self._layout.published_table(file.table):
-                self._files.append(file)
-            else:
-                self._add("manifest", f"it names {file.path}, which is no file of its table {file.table}")
+        self._files, wrong = split_files(manifest, self._layout)
+        for example in wrong:
+            self._add("manifest", example)
         for table in TABLES:
             if all(file.table != table for file in self._files):
                 self._add("manifest", f"it names no file of the table {table}")
 
-    def _has_its_bytes(self, file: _File) -> bool:
+    def _has_its_bytes(self, file: File) -> bool:
         """Check a file's bytes; tell whether there are any."""
         path = storage.join(self._layout.output, file.path)
         found = storage.stat(path)
@@ -203,31 +187,33 @@ class _Checks:
             self._add("files", f"{file.path} has SHA-256 {digest}, the manifest says {file.sha256}")
         return True
 
-    def _check_table_file(self, file: _File, manifest: dict[str, Any]) -> None:
+    def _check_table_file(self, file: File, manifest: Manifest, content: dict[str, Any]) -> None:
         path = storage.join(self._layout.output, file.path)
         filesystem, inner = storage.filesystem(path)
         with filesystem.open_input_file(inner) as stream:
             try:
                 parquet = pq.ParquetFile(stream, page_checksum_verification=True)
-            except (OSError, pa.ArrowException) as error:
+                schema = parquet.schema_arrow
+            except UNREADABLE as error:
                 self._add("pages", f"{file.path} is no Parquet file: {_first_line(error)}")
                 return
             rows = parquet.metadata.num_rows
             self._rows[file.table] += rows
             if rows != file.rows:
                 self._add("pages", f"{file.path} has {rows} rows, the manifest says {file.rows}")
-            known = self._has_its_schema(file, parquet.schema_arrow, manifest)
+            known = self._has_its_schema(file, schema, manifest, content)
             for number in range(parquet.num_row_groups):
                 try:
                     group = parquet.read_row_group(number)
-                except (OSError, pa.ArrowException) as error:
+                    group.validate(full=True)  # reading does not ask whether texts are UTF-8
+                except UNREADABLE as error:
                     self._add("pages", f"row group {number} of {file.path}: {_first_line(error)}")
                     continue
                 if known:
                     self._read.append((path, number))
-                    self._check_rows(file, group)
+                    self._check_rows(file, manifest, group)
 
-    def _has_its_schema(self, file: _File, schema: pa.Schema, manifest: dict[str, Any]) -> bool:
+    def _has_its_schema(self, file: File, schema: pa.Schema, manifest: Manifest, content: dict[str, Any]) -> bool:
         """Check a file's columns and what it says of itself; tell whether its rows can be understood."""
         if file.table == "failures":
             return self._equals(file, schema, FAILURES_SCHEMA)
@@ -235,27 +221,30 @@ class _Checks:
         metadata = {key: value for key, value in (schema.metadata or {}).items() if key.startswith(ours)}
         if self._run is None:
             try:
-                self._run = describe_run(self._layout, manifest, schema, file.path)
-            except (InputError, ValueError, TypeError) as error:
+                self._run = describe_run(self._layout, content, schema, file.path)
+            except InputError as error:
                 self._add("schemas", f"{file.path}: {_first_line(error)}")
                 return False
             self._metadata = metadata
             self._say_what_is_not_due(self._run)
+            for promise, example in contradictions(manifest, self._run, metadata):
+                self._add(promise, example)
         if metadata != self._metadata:
             keys = {*metadata, *self._metadata}
-            other = min(key.decode() for key in keys if metadata.get(key) != self._metadata.get(key))
+            other = min(
+                key.decode(errors="backslashreplace") for key in keys if metadata.get(key) != self._metadata.get(key)
+            )
             self._add("schemas", f"{file.path} has another {other} than the files before it")
             return False
         classes, thresholds = len(self._run.labels), self._run.thresholds
         if thresholds is not None and len(thresholds) != classes:
             self._add("schemas", f"{file.path} has {len(thresholds)} thresholds for {classes} labels")
             return False
-        if manifest.get("num_classes", classes) != classes:
-            said = manifest["num_classes"]
-            self._add("schemas", f"{file.path} has {classes} labels, the manifest says {said} classes")
+        if manifest.num_classes not in (None, classes):
+            self._add("schemas", f"{file.path} has {classes} labels, the manifest says {manifest.num_classes} classes")
         return self._equals(file, schema, scores_schema(classes, with_logits=self._run.has_logits))
 
-    def _equals(self, file: _File, found: pa.Schema, expected: pa.Schema) -> bool:
+    def _equals(self, file: File, found: pa.Schema, expected: pa.Schema) -> bool:
         if found.equals(expected):
             return True
         if found.names != expected.names:
@@ -271,11 +260,8 @@ class _Checks:
             self._skip(["sums"], f"activation {run.activation} does not say so")
         if run.activation == "sigmoid" and run.thresholds is None:
             self._skip(["positive"], "the files do not say their thresholds")
-        said = self._metadata.get(f"{METADATA_PREFIX}model_id".encode())
-        if said is not None and said.decode() != run.manifest["model_id"]:
-            self._add("model", f"files say {said.decode()}, the manifest says {run.manifest['model_id']}")
 
-    def _check_rows(self, file: _File, group: pa.Table) -> None:
+    def _check_rows(self, file: File, manifest: Manifest, group: pa.Table) -> None:
         paths = group["image_path"].to_pylist()
         self._hashes.frombytes(_hashes(paths).tobytes())
         if not paths:
@@ -284,17 +270,16 @@ class _Checks:
             self._codes.update(group["code"].to_pylist())
             breaches = failure_breaches(group)
         else:
-            breaches = score_breaches(group, self._run, self._entries_of_top_k(self._run, group))
+            breaches = score_breaches(group, self._run, self._entries_of_top_k(self._run, manifest, group))
         for breach in breaches:
             if breach.broken.any():
                 first = int(breach.broken.argmax())
                 example = f"{paths[first]} in {file.path}: {breach.says(first)}"
                 self._add(breach.promise, example, int(breach.broken.sum()))
 
-    def _entries_of_top_k(self, run: PublishedRun, group: pa.Table) -> int:
+    def _entries_of_top_k(self, run: PublishedRun, manifest: Manifest, group: pa.Table) -> int:
         # A manifest that does not say it leaves it to the first row: all have as many.
-        said = run.manifest.get("config", {}).get("results", {}).get("top_k")
-        self._top_k = self._top_k or said or len(group["top_k"][0])
+        self._top_k = self._top_k or manifest.config.results.top_k or len(group["top_k"][0])
         return min(max(self._top_k, 1), len(run.labels))
 
     def _check_strays(self) -> None:
@@ -305,10 +290,13 @@ class _Checks:
                 if found.path not in named:
                     self._add("strays", found.path.removeprefix(storage.join(self._layout.output, "")))
 
-    def _check_counts(self, manifest: _Manifest) -> None:
+    def _check_counts(self, manifest: Manifest) -> None:
         ledger = manifest.ledger
         if mismatch := ledger.mismatch():
             self._add("ledger", mismatch)
+        for name, count in ledger._asdict().items():
+            if count < 0:
+                self._add("ledger", f"it says {name} {count}")
         for table, name, count in (("scores", "scored", ledger.scored), ("failures", "failed", ledger.failed)):
             if self._rows[table] != count:
                 self._add("ledger", f"it says {name} {count}, and the files of {table} have {self._rows[table]} rows")

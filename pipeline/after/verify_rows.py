@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +11,15 @@ import pyarrow.compute as pc
 
 from pipeline.after.published import PublishedRun, matrix
 from transforms.calibration import is_identity
-from transforms.errors import FailureCode, Stage
-from transforms.interpretation import Interpretation, over_threshold, tolerance
+from transforms.errors import FailureCode, ScoreImagesError, Stage
+from transforms.interpretation import (
+    Activation,
+    Interpretation,
+    Output,
+    over_threshold,
+    to_probabilities,
+    tolerance,
+)
 from transforms.probabilities import TopK, finite_rows, summarise
 
 _Bool = npt.NDArray[np.bool_]
@@ -22,6 +29,8 @@ _Float64 = npt.NDArray[np.float64]
 _SUM_TOLERANCE = 1e-6
 # A logarithm of another machine may differ in its last place, in each term of the sum.
 _ENTROPY_TOLERANCE = 1e-6
+# So may an exponential, and with it every probability of its row.
+_LOGITS_TOLERANCE = 1e-6
 
 
 class Breach(NamedTuple):
@@ -46,6 +55,8 @@ def score_breaches(rows: pa.Table, run: PublishedRun, k: int) -> Iterator[Breach
     Yields:
         A breach for each promise, also where no row breaks it.
     """
+    width, height = (rows[name].to_numpy() for name in ("image_width", "image_height"))
+    yield Breach("sizes", (width < 1) | (height < 1), lambda i: f"it is {width[i]} x {height[i]} pixels there")
     written = matrix(rows["probabilities"])
     finite = finite_rows(written)
     yield Breach("finite", ~finite, lambda i: f"class {np.isfinite(written[i]).argmin()} is not a finite number")
@@ -59,11 +70,42 @@ def score_breaches(rows: pa.Table, run: PublishedRun, k: int) -> Iterator[Breach
     yield Breach("sums", off, lambda i: f"they sum to {sums[i]:.9g}")
     # What follows from probabilities is asked only of rows that have some.
     usable = finite & ~outside
+    if run.has_logits:
+        logits = _logits(rows, p, run)
+        yield logits._replace(broken=logits.broken & usable)
     for breach in _derived_breaches(rows, _only(p, usable), run, k):
         yield breach._replace(broken=breach.broken & usable)
     model_ids = _texts(rows["model_id"])
     expected = run.manifest["model_id"]
     yield Breach("model", _differs(model_ids, expected), lambda i: f"it is {model_ids[i]} there")
+
+
+def _logits(rows: pa.Table, p: _Float32, run: PublishedRun) -> Breach:
+    lists = rows["logits"].combine_chunks()
+    lengths = pc.list_value_length(lists).to_numpy()
+    full = lengths == run.num_units
+    raw = lists.filter(pa.array(full)).flatten().to_numpy().reshape(-1, run.num_units)
+    full[np.flatnonzero(full)[~finite_rows(raw)]] = False
+    meaning = Interpretation(cast(Output, run.output), cast(Activation, run.activation), run.num_units, "published")
+    try:
+        found = to_probabilities(raw[finite_rows(raw)], meaning, run.calibration)
+    except ScoreImagesError as error:
+        reason = str(error)
+        return Breach("logits", np.ones(len(p), np.bool_), lambda _: reason)
+    if found.shape[1] != p.shape[1]:
+        reason = f"{found.shape[1]} probabilities follow from them, and there are {p.shape[1]}"
+        return Breach("logits", np.ones(len(p), np.bool_), lambda _: reason)
+    expected = np.zeros_like(p)
+    expected[full] = found
+    close = np.isclose(p, expected, rtol=_LOGITS_TOLERANCE, atol=_LOGITS_TOLERANCE)
+
+    def says(i: int) -> str:
+        if not full[i]:
+            return f"they are {lengths[i]}, not {run.num_units}, or not finite"
+        at = int(close[i].argmin())
+        return f"class {at} is {p[i, at]:.9g}, and {expected[i, at]:.9g} by the logits"
+
+    return Breach("logits", ~full | ~close.all(axis=1), says)
 
 
 def _only(p: _Float32, usable: _Bool) -> _Float32:

@@ -1,7 +1,8 @@
 """List what interrupted, refused and abandoned attempts have left in a folder of runs, and delete it when told to.
 
-Published tables are never touched, nor is anything that may be at work: what is younger than --older-than stays. It
-asks before it deletes; a scheduler gives --yes, with which staging goes, too, that running again could still publish.
+Published tables are never touched, nor is a run that somebody works on, nor anything that may be at work: what is
+younger than --older-than stays. It asks before it deletes; a scheduler gives --yes, with which staging goes, too, that
+running again could still publish.
 """
 
 import argparse
@@ -27,10 +28,12 @@ def call(args: argparse.Namespace) -> int:
     """List, ask, delete."""
     from pipeline.after.leftovers import delete_leftover, find_leftovers, parse_age
     from pipeline.after.leftovers_text import leftovers_text
+    from transforms.claims import TakenError
 
     now = time.time()
     survey = find_leftovers(args.output, parse_age(args.older_than), now)
-    staying = [(leftover, f"younger than {args.older_than}: it may be at work") for leftover in survey.young]
+    staying = [(leftover, f"is being worked on by {who}") for leftover, who in survey.busy]
+    staying += [(leftover, f"younger than {args.older_than}: it may be at work") for leftover in survey.young]
     going = []
     for leftover in survey.old:
         if leftover.stays:
@@ -51,7 +54,11 @@ def call(args: argparse.Namespace) -> int:
             print("nothing was deleted")
             return 0
     for leftover in going:
-        done = delete_leftover(args.output, leftover)
+        try:
+            done = delete_leftover(args.output, leftover)
+        except TakenError as error:
+            print(f"kept {leftover.name}: it is being worked on by {error.who}")
+            continue
         print(f"deleted {leftover.name}" if done else f"kept {leftover.name}: it has changed since it was listed")
     return 0
 
