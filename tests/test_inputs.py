@@ -351,6 +351,18 @@ class TestS3:
         assert list(list_input(parse_input(f"{bucket}/in/*.jpg"), DEFAULTS)) == [first]
         assert len(list(list_input(parse_input(bucket), DEFAULTS))) == 3
 
+    @pytest.mark.parametrize(
+        ("folder", "says"), [("/in/../in", "matches nothing"), ("//in", "cannot be looked at: Empty path component")]
+    )
+    def test_a_folder_with_dots_or_an_empty_part_is_refused_and_a_key_with_them_is_an_image(
+        self, bucket: str, folder: str, says: str
+    ) -> None:
+        """A line of a manifest is a key, letter for letter."""
+        storage.write_bytes(f"{bucket}/in/a.jpg", b"x")
+        with pytest.raises(InputError, match=f"^input {bucket}{folder} {says}"):
+            parse_input(f"{bucket}{folder}")
+        assert resolve(f"{bucket}{folder}/a.jpg") == ImageRef(f"{bucket}{folder}/a.jpg", None, None)
+
     def test_manifests_are_read(self, bucket: str, tmp_path: Path) -> None:
         """Relative lines are objects beside the manifest."""
         expected = literal(f"{bucket}/in/a 1.jpg", f"{bucket}/b.jpg", "/local.jpg", "gs://c/d.jpg")

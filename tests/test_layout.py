@@ -154,7 +154,7 @@ def test_every_folder_has_one_name(text: str, folder: str) -> None:
     ("text", "says"),
     [
         ("s3://bucket//x", "has two slashes in a row, and a store has no such folders; write s3://bucket/x"),
-        ("gs://bucket/a//b/", "has two slashes in a row, and a store has no such folders; write gs://bucket/a/b"),
+        ("gs://bucket/a//b", "has two slashes in a row, and a store has no such folders; write gs://bucket/a/b"),
         ("s3://bucket/x/../y", "has the part '..', and a store has no such folders; write s3://bucket/y"),
         ("s3://bucket/./y", "has the part '.', and a store has no such folders; write s3://bucket/y"),
         ("s3://bucket/..", "has the part '..', and a store has no such folders; write s3://bucket"),

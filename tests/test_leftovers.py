@@ -1,6 +1,8 @@
 """What attempts leave behind: each kind is found with its reason, and goes or stays as it should."""
 
 import json
+import os
+import socket
 import time
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pipeline.cli import main
 from tests.published_runs import publish_scores
 from tests.runs import tree
 from transforms import publishing, storage
+from transforms.claims import RunClaim, TakenError
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
 from transforms.publishing import complete, is_published
@@ -405,3 +408,186 @@ def test_without_a_terminal_nothing_is_deleted_unless_yes_is_given(
     assert tree(tmp_path) == {}
     assert main([*arguments, "--yes"]) == 0
     assert capsys.readouterr().out == f"0 leftovers in {tmp_path}, 0 bytes\n"
+
+
+ME = f"process {os.getpid()} on host {socket.gethostname()} since "
+
+
+@pytest.mark.parametrize("kind", ["attempt", "beside a published run", "plan", "refusal", "tables"])
+def test_a_run_at_work_is_passed_over_whatever_its_age(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its claim counts, and who has it is said; nothing of it is touched, not with --yes either."""
+    layout = RunLayout(str(tmp_path), "night")
+    if kind == "plan":
+        kill_before_publishing(tmp_path, monkeypatch)
+    elif kind == "refusal":
+        storage.write_bytes(layout.refused, b"{}")
+    elif kind == "tables":
+        storage.write_bytes(layout.part("scores", 0, 1), b"stray")
+    else:
+        if kind != "attempt":
+            publish(tmp_path)
+        interrupt(tmp_path, "night")
+    idle = survey(tmp_path)
+    assert len(idle.old) == 1
+    with RunClaim(layout) as claim:
+        claim.take()
+        before = tree(tmp_path)
+        found = survey(tmp_path)
+        assert (found.old, found.young) == ((), ())
+        assert [leftover.name for leftover, _ in found.busy] == ["night"]
+        assert found.busy[0][1].startswith(ME)
+        with pytest.raises(TakenError, match="run night is being worked on by process"):
+            delete_leftover(str(tmp_path), idle.old[0])
+        assert main(["clean", str(tmp_path), "--older-than", "0s", "--yes"]) == 0
+        out = capsys.readouterr().out.splitlines()
+        assert out[:2] == [f"0 leftovers in {tmp_path}, 0 bytes", "1 stay:"]
+        assert out[3].startswith(f"    is being worked on by {ME}")
+        assert tree(tmp_path) == before
+    assert survey(tmp_path) == idle
+
+
+def test_a_run_that_is_begun_after_it_was_listed_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """While somebody thinks about the question; the others go."""
+    layout = interrupt(tmp_path)
+    interrupt(tmp_path, "other")
+    claim = RunClaim(layout)
+
+    def answer(_: str) -> str:
+        claim.take()
+        return "y"
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", answer)
+    with claim:
+        assert main(["clean", str(tmp_path), "--older-than", "0s"]) == 0
+        kept, deleted = capsys.readouterr().out.splitlines()[-2:]
+        assert kept.startswith(f"kept noon: it is being worked on by {ME}")
+        assert deleted == "deleted other"
+        assert Path(layout.staged_identity).exists()
+        assert Path(layout.lock).exists()
+
+
+def test_while_a_run_is_deleted_nobody_begins_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes is told, as by any launcher."""
+    layout = interrupt(tmp_path)
+    leftover = only(tmp_path)
+    told: list[str | None] = []
+
+    def delete(folder: str) -> None:
+        with RunClaim(layout) as claim:
+            told.append(claim.worker())
+        monkeypatch.undo()
+        storage.delete_folder(folder)
+
+    monkeypatch.setattr(storage, "delete_folder", delete)
+    assert delete_leftover(str(tmp_path), leftover)
+    assert len(told) == 1
+    assert str(told[0]).startswith(ME)
+    assert not Path(layout.run_folder).exists()
+
+
+@pytest.mark.parametrize("staged", [True, False])
+def test_the_claim_of_a_killed_launcher_goes_with_its_run(tmp_path: Path, staged: bool) -> None:
+    """Nobody holds the lock: the file is worth nothing."""
+    layout = RunLayout(str(tmp_path), "noon")
+    if staged:
+        interrupt(tmp_path)
+    storage.write_bytes(layout.lock, b"{}")
+    leftover = only(tmp_path)
+    assert (leftover.name, leftover.why) == ("noon", "the attempt did not come to its end")
+    assert delete_leftover(str(tmp_path), leftover)
+    assert not Path(layout.run_folder).exists()
+    assert survey(tmp_path) == Survey((), ())
+
+
+@pytest.mark.parametrize("state", ["attempt", "refused", "published", "tables"])
+def test_what_somebody_keeps_in_a_folder_of_ours_stays(tmp_path: Path, state: str) -> None:
+    """Only what bears our names goes; the folder stays with the rest."""
+    layout = RunLayout(str(tmp_path), "noon")
+    if state == "published":
+        publish(tmp_path, "noon")
+    if state == "refused":
+        storage.write_bytes(layout.refused, b"{}")
+    if state == "tables":
+        storage.write_bytes(layout.part("scores", 0, 1), b"stray")
+    published = tree(tmp_path) if state == "published" else {}
+    if state in ("attempt", "published"):
+        interrupt(tmp_path)
+    kept = (
+        f"{layout.run_folder}/thesis.docx",
+        f"{layout.run_folder}/thesis.docx.{TEMPORARY}",
+        f"{layout.run_folder}/old/manifest.json.{TEMPORARY}",
+        f"{layout.published_table('scores')}/part-of-mine.parquet",
+    )
+    for name in kept:
+        storage.write_bytes(name, b"mine")
+    assert delete_leftover(str(tmp_path), only(tmp_path))
+    assert set(tree(tmp_path)) == set(published) | {name.removeprefix(f"{tmp_path}/") for name in kept}
+    assert survey(tmp_path) == Survey((), ())
+
+
+def test_a_deletion_that_is_killed_leaves_nothing_that_passes_for_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each file: the rest is still found, and nothing of it is taken for a published run that lost something."""
+    layout = publish(tmp_path)
+    Path(layout.success).unlink()
+    manifest = json.loads(Path(layout.manifest).read_text())
+    storage.write_bytes(layout.plan, json.dumps({"manifest": manifest, "moves": []}).encode())
+    storage.write_bytes(layout.latest, b'{"run_id": "morning"}')
+    real, deletions = storage.delete_file, 0
+
+    def delete_one_and_die(file: str) -> None:
+        real(file)
+        raise ZeroDivisionError
+
+    while True:
+        leftover = only(tmp_path)
+        assert not leftover.stays
+        if not leftover.files:
+            break
+        with monkeypatch.context() as patched:
+            patched.setattr(storage, "delete_file", delete_one_and_die)
+            with pytest.raises(ZeroDivisionError):
+                delete_leftover(str(tmp_path), leftover)
+        deletions += 1
+    assert deletions == 4  # manifest, plan, a part of each table
+    assert delete_leftover(str(tmp_path), only(tmp_path))
+    assert list(tree(tmp_path)) == ["latest.json"]
+
+
+def test_a_folder_whose_name_is_no_text_is_passed_over_and_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is nobody's run, and no reason to clean nothing."""
+    interrupt(tmp_path)
+    os.mkdir(os.fsencode(tmp_path / "runs") + b"/\xff")
+    assert main(["clean", str(tmp_path), "--older-than", "0s", "--yes"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "deleted noon"
+    assert f"{tmp_path}/runs holds a folder that is passed over: its name '\\udcff' is not valid UTF-8" in caplog.text
+    assert os.listdir(os.fsencode(tmp_path / "runs")) == [b"\xff"]
+
+
+def test_an_output_that_stores_do_not_agree_on_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Before any request."""
+    assert main(["clean", "s3://bucket//x"]) == 2
+    assert capsys.readouterr().err == (
+        "score-images: folder s3://bucket//x has two slashes in a row, and a store has no such folders; write "
+        "s3://bucket/x\n"
+    )
+
+
+def test_a_run_at_work_in_a_store_is_passed_over(bucket: str) -> None:
+    """Its claim is an object with a heartbeat; without it the run goes, and the claim that was taken for that, too."""
+    layout = interrupt(f"{bucket}/out")
+    with RunClaim(layout) as claim:
+        claim.take()
+        found = survey(f"{bucket}/out")
+        assert (found.old, [leftover.name for leftover, _ in found.busy]) == ((), ["noon"])
+    assert delete_leftover(f"{bucket}/out", only(f"{bucket}/out"))
+    assert list(storage.list_folder(f"{bucket}/out")) == []
+    assert not storage.is_folder(layout.run_folder)

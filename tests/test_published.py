@@ -4,11 +4,12 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from pipeline.after.published import find_run
 from tests.published_runs import publish_scores
-from transforms.errors import ExitCode, InputError
+from transforms.errors import ConfigError, ExitCode, InputError
 from transforms.layout import RunLayout
 from transforms.settings import CalibrationSettings
 
@@ -144,6 +145,12 @@ def test_a_file_that_is_no_parquet_is_named(output: Path) -> None:
     [
         ("{", "manifest.json cannot be read: Expecting property name"),  # cut
         ("[]", "manifest.json must hold a JSON object, got []"),  # of another tool
+        ('{"manifest_version": 2, "versions": []}',
+         "install the version that wrote it (score-images unknown)"),
+        ('{"manifest_version": 1}', "its manifest names no file of scores; score-images verify says what is wrong"),
+        ('{"manifest_version": 1, "files": [5]}', "its manifest names no file of scores"),
+        ('{"manifest_version": 1, "files": [{"table": "failures", "path": "x"}]}',
+         "its manifest names no file of scores"),
         (json.dumps({"manifest_version": 2, "versions": {"score-images": "9.0"}}),  # of the future
          "its manifest is of version 2, this score-images reads version 1; install the version that wrote it "
          "(score-images 9.0)"),
@@ -157,10 +164,71 @@ def test_a_manifest_that_cannot_be_understood_is_refused(output: Path, content: 
 
 def test_scores_that_lost_their_description_are_refused(output: Path) -> None:
     """Another tool has rewritten a file without its key-value metadata."""
-    import pyarrow.parquet as pq
-
     first = output / "scores" / "run_id=night" / "part-00000-of-00001.parquet"
     pq.write_table(pq.read_table(first, partitioning=None).replace_schema_metadata(None), first)
     assert "part-00000-of-00001.parquet does not say its labels (score-images 0.1.0 wrote it" in refusal(
         output / "runs" / "night"
     )
+
+
+@pytest.mark.parametrize(
+    ("pointer", "says"),
+    [
+        ("{}", "names no run, its run_id is null; give <output>/runs/<id> instead, or publish a run anew"),
+        ('{"run_id": 5}', "names no run, its run_id is 5; give"),
+        ('{"run_id": "../x"}', 'names no run, its run_id is "../x"; give'),
+        ("null", "must hold a JSON object, got null"),
+        ("{", "cannot be read: Expecting property name"),
+    ],
+)
+def test_a_pointer_that_names_no_run_is_refused(output: Path, pointer: str, says: str) -> None:
+    """With the way around it."""
+    (output / "latest.json").write_text(pointer)
+    assert refusal(output).startswith(f"run {output}: {output}/latest.json {says}")
+    assert find_run(f"{output}/runs/night").layout.run_id == "night"
+
+
+@pytest.mark.parametrize("content", ["{}", '{"outcome": []}', '{"outcome": {}}'])
+def test_a_refusal_without_a_reason_is_told_as_one(output: Path, content: str) -> None:
+    """It was refused: that much is known."""
+    folder = output / "runs" / "night"
+    (folder / "_SUCCESS").unlink()
+    (folder / "refused.json").write_text(content)
+    assert refusal(folder) == (
+        f"run {folder} was not published: {folder}/refused.json does not say why; run again with --run-id night"
+    )
+
+
+def test_a_folder_of_a_store_with_an_empty_part_is_refused() -> None:
+    """Before any request."""
+    with pytest.raises(ConfigError) as caught:
+        find_run("s3://bucket//x")
+    assert str(caught.value) == (
+        "folder s3://bucket//x has two slashes in a row, and a store has no such folders; write s3://bucket/x"
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("labels", b"[0, 1]", "labels must be a list of str, got [0, 1]"),
+        ("labels", b"{}", "labels must be a list of str, got {}"),
+        ("labels", b"[", "Expecting value"),
+        ("labels", b"\xff", "'utf-8' codec can't decode byte 0xff"),
+        ("num_units", b"two", "invalid literal for int()"),
+        ("num_units", b"0", "num_units must be at least 1, got 0"),
+        ("output", b"wishes", "output must be one of logits, probabilities, got wishes"),
+        ("activation", b"relu", "activation must be one of softmax, sigmoid, none, got relu"),
+        ("calibration", b"[]", "1 validation error for CalibrationSettings"),
+        ("thresholds", b'["a"]', 'thresholds must be a list of float, got ["a"]'),
+    ],
+)
+def test_a_description_that_cannot_be_read_is_refused(output: Path, key: str, value: bytes, says: str) -> None:
+    """What it says, and what it should."""
+    first = output / "scores" / "run_id=night" / "part-00000-of-00001.parquet"
+    table = pq.read_table(first, partitioning=None)
+    said = {**table.schema.metadata, f"score_images.{key}".encode(): value}
+    pq.write_table(table.replace_schema_metadata(said), first)
+    found = refusal(output / "runs" / "night")
+    assert found.startswith("run night: what scores/run_id=night/part-00000-of-00001.parquet says of itself cannot be")
+    assert f"read: {says}" in found

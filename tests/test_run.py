@@ -444,6 +444,13 @@ def test_outputs_that_name_no_folder_are_refused(model: Path, photos: Path, outp
         run(RunRequest(small_config(model), [str(photos)], output))
 
 
+@pytest.mark.parametrize("output", ["s3://bucket//x", "gs://bucket/x/../y"])
+def test_outputs_that_stores_do_not_agree_on_are_refused(model: Path, photos: Path, output: str) -> None:
+    """Before any request, with the folder that was meant."""
+    with pytest.raises(ConfigError, match=f"folder {output} has .*, and a store has no such folders; write "):
+        run(RunRequest(small_config(model), [str(photos)], output))
+
+
 def test_an_output_below_a_file_is_refused(model: Path, photos: Path, tmp_path: Path) -> None:
     """One sentence, not the operating system's traceback."""
     (tmp_path / "file").write_text("")

@@ -180,6 +180,8 @@ def ranked(*entries: tuple[int, int, str, float]) -> list[dict[str, Any]]:
         ("entropy", 2, 0.01, "entropy", "entropy is 0.00999999978, and 0 by the probabilities"),
         ("positive_labels", 2, ["cat"], "positive", "they are ['cat'], and only sigmoid models have any"),
         ("model_id", 2, "other@2", "model", "it is other@2 there"),
+        ("image_width", 1, 0, "sizes", "it is 0 x 1 pixels there"),
+        ("image_height", 2, -3, "sizes", "it is 1 x -3 pixels there"),
     ],
 )  # fmt: skip
 def test_a_row_that_contradicts_itself_is_named(
@@ -285,6 +287,27 @@ def test_a_flipped_byte_is_found_by_digest_and_page(output: Path) -> None:
     assert str(found["pages"][1]).startswith(f"row group 1 of {SCORES}: ")
 
 
+def test_a_flipped_byte_is_found_wherever_it_lies(output: Path) -> None:
+    """In the footer, too, where names may be no text any more: a broken promise, and no other end."""
+    file = output / SCORES
+    data = file.read_bytes()
+    for at in range(len(data) - 1, -1, -31):
+        for bit in (1, 128):
+            file.write_bytes(data[:at] + bytes([data[at] ^ bit]) + data[at + 1 :])
+            assert "files" in broken(output)
+
+
+def test_text_that_is_none_is_found(output: Path) -> None:
+    """Whoever reads it would stop there."""
+    table = pq.read_table(output / SCORES, partitioning=None)
+    odd = pa.array([b"/a.png", b"/\xff.png", b"/c.png"]).view(pa.string())
+    pq.write_table(table.set_column(0, table.schema.field(0), odd), output / SCORES, write_page_checksum=True)
+    renew_entry(output, SCORES)
+    found = broken(output)
+    assert set(found) == {"pages"}
+    assert str(found["pages"][1]).startswith(f"row group 0 of {SCORES}: ")
+
+
 def test_a_file_that_is_no_parquet_is_named(output: Path) -> None:
     """Cut off by a copy that broke off."""
     file = output / SCORES
@@ -356,6 +379,98 @@ def test_files_that_do_not_say_what_they_hold_are_named(output: Path) -> None:
     assert str(broken(output)["schemas"][1]).startswith(f"{SCORES}: run night: {SCORES} does not say its labels")
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("labels", b"[0, 1, 2]", "labels must be a list of str, got [0, 1, 2]"),
+        ("labels", b"\xff", "'utf-8' codec can't decode byte 0xff"),
+        ("model_id", b"\xff", "'utf-8' codec can't decode byte 0xff"),
+    ],
+)
+def test_files_whose_description_cannot_be_read_are_named(output: Path, key: str, value: bytes, says: str) -> None:
+    """With what is wrong with it."""
+    table = pq.read_table(output / SCORES, partitioning=None)
+    said = {**table.schema.metadata, f"score_images.{key}".encode(): value}
+    pq.write_table(table.replace_schema_metadata(said), output / SCORES)
+    renew_entry(output, SCORES)
+    assert f"what {SCORES} says of itself cannot be read: {says}" in str(broken(output)["schemas"][1])
+
+
+@pytest.mark.parametrize(
+    ("made_with", "says"),
+    [
+        ({"model": "1", "labels": "2"}, None),
+        ({"model": "9", "labels": "2"}, "files say model 1, the manifest says 9"),
+        ({"model": "1"}, "files say labels 2, the manifest says None"),
+        (None, "files say labels 2, the manifest says None"),
+        ({"model": "1", "labels": "2", "pixels": "3"}, "files say pixels None, the manifest says 3"),
+    ],
+)
+def test_fingerprints_are_those_of_the_files(output: Path, made_with: dict[str, str] | None, says: str | None) -> None:
+    """A delta relies on those of the manifest."""
+    table = pq.read_table(output / SCORES, partitioning=None)
+    said = {
+        **table.schema.metadata,
+        b"score_images.fingerprint.model": b"1",
+        b"score_images.fingerprint.labels": b"2",
+    }
+    pq.write_table(table.replace_schema_metadata(said), output / SCORES, row_group_size=2)
+    renew_entry(output, SCORES)
+    if made_with is not None:
+        change_manifest(output, lambda manifest: manifest.update(fingerprints=made_with))
+    times = 2 if made_with is None else 1
+    assert broken(output) == ({} if says is None else {"identity": (times, says)})
+
+
+EIGHTHS = [[0.5, 0.125, 0.375], [0.25, 0.5, 0.25]]
+
+
+@pytest.mark.parametrize(
+    ("settings", "row", "says"),
+    [
+        ({}, None, None),
+        ({}, [0.0, 0.0, 0.0], "class 0 is 0.5, and 0.333333343 by the logits"),
+        ({}, [0.0, 0.0], "they are 2, and the model has 3 outputs"),
+        ({}, [0.0, float("nan"), 0.0], "one of them is not a finite number"),
+        ({"calibration": CalibrationSettings(temperature=2.0)}, None, None),
+        ({"activation": "sigmoid"}, None, None),
+        ({"activation": "sigmoid", "calibration": CalibrationSettings(platt_a=2.0, platt_b=0.5)}, None, None),
+        ({"returns": "probabilities"}, None, None),
+        ({"returns": "probabilities"}, [0.25, 0.5, 0.25], "class 0 is 0.5, and 0.25 by the logits"),
+    ],
+)
+def test_probabilities_are_what_the_logits_give(
+    tmp_path: Path, settings: dict[str, Any], row: list[float] | None, says: str | None
+) -> None:
+    """With the activation and the calibration that the files say; a row that has others is named."""
+    p = np.array(EIGHTHS)
+    logits = np.log(p) - (np.log1p(-p) if settings.get("activation") else 0)
+    calibration = settings.get("calibration", CalibrationSettings())
+    logits = (logits - (calibration.platt_b or 0)) / (calibration.platt_a or 1) * (calibration.temperature or 1)
+    raw = p if "returns" in settings else logits
+    publish_scores(tmp_path, PATHS[:2], p, raw=raw, **settings)
+    if row is not None:
+        rewrite(tmp_path, SCORES, logits=put(0, row))
+    assert broken(tmp_path) == ({} if says is None else {"logits": (1, f"/a.png in {SCORES}: {says}")})
+
+
+@pytest.mark.parametrize(("logit", "kept"), [(2.0, True), (1.9999, False)])
+def test_the_one_logit_of_a_one_unit_head_gives_two_probabilities(tmp_path: Path, logit: float, kept: bool) -> None:
+    """Its width is the model's own; what float32 does not tell apart is no breach, and the next digit is."""
+    p = 1 / (1 + np.exp(-2.0))
+    publish_scores(tmp_path, PATHS[:1], [[1 - p, p]], activation="sigmoid", num_units=1, raw=[[logit]], threshold=0.5)
+    assert set(broken(tmp_path)) == (set() if kept else {"logits"})
+
+
+def test_logits_that_cannot_be_what_they_are_called_break_their_promise(tmp_path: Path) -> None:
+    """Softmax was applied already: whoever reads them as logits would apply it again."""
+    rows = np.random.default_rng(0).dirichlet(np.ones(3), 8)
+    publish_scores(tmp_path, [f"/{i}.png" for i in range(8)], rows, raw=rows, group_rows=8)
+    count, example = broken(tmp_path)["logits"]
+    assert count == 8
+    assert "rows lie in [0, 1] and sum to 1, so the model has applied softmax itself" in str(example)
+
+
 def test_thresholds_of_another_number_of_labels_are_named(tmp_path: Path) -> None:
     """They cannot be held against any row."""
     publish_scores(tmp_path, PATHS[:1], [[0.3, 0.6]], activation="sigmoid")
@@ -395,6 +510,23 @@ def test_thresholds_that_no_file_says_are_not_guessed(tmp_path: Path) -> None:
         (lambda m: m.update(num_classes=2), "schemas", f"{SCORES} has 3 labels, the manifest says 2 classes"),
         (lambda m: m.update(model_id="other@2"), "model", "files say toy@1, the manifest says other@2"),
         (lambda m: m.update(run_id="noon"), "manifest", "it says run_id noon"),
+        (lambda m: m["ledger"].update(listed=3, duplicates=-1), "ledger", "it says duplicates -1"),
+        (lambda m: m.update(output="probabilities"), "schemas", "files say output logits, the manifest says "
+         "probabilities"),
+        (lambda m: m.update(activation="sigmoid"), "schemas", "files say activation softmax, the manifest says "
+         "sigmoid"),
+        (lambda m: m["files"].append(m["files"][0]), "manifest", f"it names {SCORES} twice"),
+        (lambda m: m.update(fingerprints={"model": "1"}), "identity", "files say model None, the manifest says 1"),
+        (lambda m: m.update(fingerprints=[]), "manifest", "fingerprints: Input should be a valid dictionary"),
+        (lambda m: m.update(config=[]), "manifest",
+         "config: Input should be a valid dictionary or instance of _Config"),
+        (lambda m: m.update(config={"results": None}), "manifest",
+         "config.results: Input should be a valid dictionary or instance of _Results"),
+        (lambda m: m.update(config={"results": {"top_k": "2"}}), "manifest",
+         "config.results.top_k: Input should be a valid integer"),
+        (lambda m: m.update(config={"results": {"top_k": 0}}), "manifest",
+         "config.results.top_k: Input should be greater than or equal to 1"),
+        (lambda m: m.update(versions=[]), "manifest", "versions: Input should be a valid dictionary"),
         (lambda m: m["files"].pop(), "manifest", "it names no file of the table failures"),
         (lambda m: m["files"].append({**m["files"][0], "path": "../other/x.parquet"}), "manifest",
          "it names ../other/x.parquet, which is no file of its table scores"),
@@ -444,6 +576,7 @@ def test_a_run_that_is_not_published_is_no_broken_promise(output: Path) -> None:
         ({"run_id": "night", "scores": "scores/run_id=night", "failures": "failures/run_id=night"},
          "its manifest is None, which is not there"),
         ({}, "latest.json is no pointer: KeyError: 'run_id'"),
+        ([], "latest.json is no pointer: TypeError: list indices must be integers or slices, not str"),
         ({"run_id": "noon", "scores": "nowhere"}, None),  # another run's business
     ],
 )  # fmt: skip
@@ -474,7 +607,7 @@ def test_the_command_prints_one_line_a_promise(output: Path, capsys: pytest.Capt
         f"  BROKEN       margin     margin is p1 - p2: 1 times, first: /x\\x1b[2Jy.png in {SCORES}: margin is 2, and "
         "0.25 by the probabilities"
     ) in lines
-    assert lines[-1] == "run night breaks 2 of its 19 promises"
+    assert lines[-1] == "run night breaks 2 of its 22 promises"
 
 
 def test_the_command_prints_json(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

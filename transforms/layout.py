@@ -65,7 +65,7 @@ def absolute_folder(text: str) -> str:
         odd = next((part for part in folder.partition("://")[2].split("/") if part in ("", ".", "..")), None)
         if odd is not None:
             what = f"has the part {odd!r}" if odd else "has two slashes in a row"
-            raise ConfigError(f"folder {text} {what}, and a store has no such folders; write {_plain(folder)}")
+            raise ConfigError(f"folder {folder} {what}, and a store has no such folders; write {_plain(folder)}")
     return folder
 
 

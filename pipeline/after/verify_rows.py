@@ -100,8 +100,10 @@ def _logits(rows: pa.Table, p: _Float32, run: PublishedRun) -> Breach:
     close = np.isclose(p, expected, rtol=_LOGITS_TOLERANCE, atol=_LOGITS_TOLERANCE)
 
     def says(i: int) -> str:
+        if lengths[i] != run.num_units:
+            return f"they are {lengths[i]}, and the model has {run.num_units} outputs"
         if not full[i]:
-            return f"they are {lengths[i]}, not {run.num_units}, or not finite"
+            return "one of them is not a finite number"
         at = int(close[i].argmin())
         return f"class {at} is {p[i, at]:.9g}, and {expected[i, at]:.9g} by the logits"
 
