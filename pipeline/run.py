@@ -40,6 +40,7 @@ from transforms.publishing import (
     read_attempt,
     read_outcome,
 )
+from transforms.publishing_plan import check_places
 from transforms.redaction import redact_flags, redact_value
 from transforms.scoring import Scorer
 from transforms.staging import Adopted, claim_staging, read_identity
@@ -208,6 +209,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     chain = _chain(request, layout, scorer)
     try:
         claim.take()
+        check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found

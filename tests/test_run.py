@@ -20,6 +20,7 @@ from transforms.claims import RunClaim
 from transforms.errors import ConfigError, ExitCode, InputError, ModelError, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
+from transforms.publishing_plan import write_plan
 from transforms.scoring import Scorer
 
 
@@ -411,8 +412,8 @@ def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: P
         staged = Path(layout.staged_table(file["table"])) / f"{file['sha256'][:8]}.parquet"
         staged.parent.mkdir(parents=True, exist_ok=True)
         (output / file["path"]).rename(staged)
-        moves.append([str(staged), str(output / file["path"])])
-    Path(layout.plan).write_text(json.dumps({"manifest": manifest, "moves": moves}))
+        moves.append(str(staged))
+    write_plan(layout, manifest, moves)
     for path in (layout.success, layout.manifest, layout.latest):
         Path(path).unlink()
 
