@@ -131,3 +131,9 @@ def test_values_without_json_have_no_fingerprint(value: float) -> None:
     """NaN is not equal to itself: nothing could be compared."""
     with pytest.raises(ValueError, match="JSON"):
         fingerprint({"x": value})
+
+
+def test_no_run_may_be_called_latest() -> None:
+    """That name means another run in --since-run."""
+    with pytest.raises(ConfigError, match="run id 'latest' is not allowed: it means the run that was published last"):
+        check_run_id("latest")
