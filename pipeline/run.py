@@ -28,7 +28,7 @@ from pipeline.progress import ShowProgress
 from transforms import observe, storage
 from transforms.claims import RunClaim
 from transforms.earlier_runs import LATEST, Chain, check_since, find_chain, open_chain
-from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import RunLayout, check_run_id, new_run_id
 from transforms.publishing import (
@@ -50,7 +50,7 @@ _LOG = logging.getLogger(__name__)
 _PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "numpy", "pillow", "simplejpeg")
 # The text in which a runner hands an exception of a worker back: its class, its message, and where it was.
 _WORKER_ERROR = re.compile(
-    r"^transforms\.\w+\.(?:\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
+    r"^transforms\.\w+\.(?P<kind>\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
@@ -298,10 +298,12 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
         except (Exception, KeyboardInterrupt) as error:
             # A runner hands back what a worker has raised, or a text of it.
             text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
-            found = [match["message"] for match in _WORKER_ERROR.finditer(text)]
-            if found and not interrupts.seen:
-                raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
-            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error, prepared.layout)}"
+            *_, found = None, *_WORKER_ERROR.finditer(text)
+            passes = found is not None and found["kind"] == InterruptedRunError.__name__
+            if found and not passes and not interrupts.seen:
+                raise RunError(ExitCode.WRONG_INPUT, found["message"]) from error
+            cause = found["message"] if found else _cause(error, prepared.layout)
+            how = "was interrupted" if interrupts.seen else f"broke off: {cause}"
             raise RunError(
                 ExitCode.INTERRUPTED,
                 f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
