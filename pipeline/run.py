@@ -213,7 +213,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        adopted = claim_staging(layout, _identity(scorer, sources, chain))
+        adopted = claim_staging(layout, _identity(scorer, sources, chain), scorer.schema, scorer.file_metadata())
         storage.delete_file(layout.refused)
     except OSError as error:
         raise _unusable(request, "written", error) from error
