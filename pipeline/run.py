@@ -27,10 +27,10 @@ from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
 from transforms.claims import RunClaim
-from transforms.earlier_runs import LATEST, Chain, check_since, find_chain, open_chain
+from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
-from transforms.layout import RunLayout, check_run_id, new_run_id
+from transforms.layout import LATEST, RunLayout, check_run_id, new_run_id
 from transforms.publishing import (
     Outcome,
     RunFacts,

@@ -16,11 +16,10 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import ConfigError
-from transforms.layout import RunLayout, check_run_id
+from transforms.layout import LATEST, RunLayout, check_run_id
 from transforms.publishing import is_published, latest_run_id, read_manifest
 from transforms.tables import FINGERPRINT_KEY, METADATA_PREFIX
 
-LATEST = "latest"
 _COLUMNS = ("image_path", "image_version", "scored_at")
 _WITHOUT = "give another run to --since-run, or leave --since-run out to score every image"
 _WAY_OUT = f"restore it, {_WITHOUT}"
