@@ -11,7 +11,6 @@ have: one bad image never fails a bundle. What makes every answer wrong still st
 not fit its configuration, or whose output is not what it is declared to be.
 """
 
-import logging
 import os
 import weakref
 from collections.abc import Iterator, Sequence
@@ -29,7 +28,15 @@ from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, ImageError, RunError
 from transforms.headers import probe
 from transforms.images import decode_cost
-from transforms.loading import LoadedImage, load_one, prepare, thread_count, to_batch
+from transforms.loading import (
+    LoadedImage,
+    load_one,
+    prepare,
+    thread_count,
+    to_batch,
+    unexpected,
+    warn_of_unexpected,
+)
 from transforms.memory import ByteBudget
 from transforms.observe import NAMESPACE
 from transforms.quarantine import Quarantine
@@ -37,8 +44,6 @@ from transforms.records import ImageInfo, ImageRef
 from transforms.resizing import fit
 from transforms.scoring import Scorer
 from transforms.storage import absolute
-
-_LOG = logging.getLogger(__name__)
 
 # Examples are whole files or whole photos: many of them at a time would be gigabytes.
 _AUTO_ROWS = 32
@@ -147,9 +152,8 @@ class ImageModel:
         except RunError:
             raise
         except Exception as error:  # noqa: BLE001  foreign code over hostile bytes: it costs its image, never the bundle
-            _LOG.exception("an image failed in a way that the decoders do not announce")
-            reason = f"loading failed unexpectedly: {type(error).__name__}: {error}"
-            return ImageError(FailureCode.CORRUPT_IMAGE, reason)
+            warn_of_unexpected("an image", error)
+            return ImageError(FailureCode.CORRUPT_IMAGE, unexpected(error))
         return LoadedImage(ref, pixels, info, None, 0.0, 0.0)
 
     def _read(self, path: str, ref: ImageRef) -> LoadedImage | ImageError:

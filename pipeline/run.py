@@ -27,10 +27,10 @@ from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
 from transforms.claims import RunClaim
-from transforms.earlier_runs import LATEST, Chain, check_since, find_chain, open_chain
-from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
+from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
-from transforms.layout import RunLayout, absolute_folder, check_run_id, new_run_id
+from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
     Outcome,
     RunFacts,
@@ -40,6 +40,7 @@ from transforms.publishing import (
     read_attempt,
     read_outcome,
 )
+from transforms.publishing_plan import check_places
 from transforms.redaction import redact_flags, redact_value
 from transforms.scoring import Scorer
 from transforms.staging import Adopted, claim_staging, read_identity
@@ -49,7 +50,7 @@ _LOG = logging.getLogger(__name__)
 _PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "numpy", "pillow", "simplejpeg")
 # The text in which a runner hands an exception of a worker back: its class, its message, and where it was.
 _WORKER_ERROR = re.compile(
-    r"^transforms\.\w+\.(?:\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
+    r"^transforms\.\w+\.(?P<kind>\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
@@ -208,10 +209,11 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     chain = _chain(request, layout, scorer)
     try:
         claim.take()
+        check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        adopted = claim_staging(layout, _identity(scorer, sources, chain))
+        adopted = claim_staging(layout, _identity(scorer, sources, chain), scorer.schema, scorer.file_metadata())
         storage.delete_file(layout.refused)
     except OSError as error:
         raise _unusable(request, "written", error) from error
@@ -296,10 +298,12 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
         except (Exception, KeyboardInterrupt) as error:
             # A runner hands back what a worker has raised, or a text of it.
             text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
-            found = [match["message"] for match in _WORKER_ERROR.finditer(text)]
-            if found and not interrupts.seen:
-                raise RunError(ExitCode.WRONG_INPUT, found[-1]) from error
-            how = "was interrupted" if interrupts.seen else f"broke off: {_cause(error, prepared.layout)}"
+            *_, found = None, *_WORKER_ERROR.finditer(text)
+            passes = found is not None and found["kind"] == InterruptedRunError.__name__
+            if found and not passes and not interrupts.seen:
+                raise RunError(ExitCode.WRONG_INPUT, found["message"]) from error
+            cause = found["message"] if found else _cause(error, prepared.layout)
+            how = "was interrupted" if interrupts.seen else f"broke off: {cause}"
             raise RunError(
                 ExitCode.INTERRUPTED,
                 f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "

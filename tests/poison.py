@@ -47,6 +47,11 @@ def prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
         _state["damaged"] = True
     elif marker == b"unexpected":
         raise ZeroDivisionError("no such\nthing")
+    elif marker.startswith(b"hang once:"):
+        flag = marker.removeprefix(b"hang once:")
+        if not os.path.exists(flag):
+            os.close(os.open(flag, os.O_CREAT))
+            time.sleep(600)
     elif marker == b"close":
         os.close(_connection())
         time.sleep(600)

@@ -368,6 +368,8 @@ class TestMessages:
             ("limits.max_failure_rate=.nan", "limits.max_failure_rate must be at most 1, got nan"),
             ("limits.allowances.not_found=-1", "limits.allowances.not_found must be at least 0, got -1"),
             ("limits.allowances={not_found: many}", "limits.allowances.not_found must be a whole number, got 'many'"),
+            ("limits.allowances={not_found: true}", "limits.allowances.not_found must be a whole number, got True"),
+            ("limits.allowances={not_found: '1'}", "limits.allowances.not_found must be a whole number, got '1'"),
             ("limits.allowances=100", "limits.allowances must be a mapping: indented lines of key: value, got 100"),
             ("limits.allowances.not_fuond=1",
              f"limits.allowances: not_fuond is no failure code; did you mean not_found? (allowed here: {CODES})"),

@@ -43,6 +43,13 @@ def test_time_is_that_of_the_settings_and_a_grace_for_who_ends_by_himself() -> N
     assert deadlines(quarantine=True).allowed(Stage.DECODE) == 10.5 + START_SECONDS + 5
 
 
+def test_grace_is_no_longer_than_the_read_may_take() -> None:
+    """Who allows half a second does not wait for six."""
+    for allowed, given_up in ((0.5, 1.0), (5.0, 10.0), (6.0, 11.0)):
+        limits = Deadlines(DecodeSettings(), LoadSettings(read_timeout_seconds=allowed))
+        assert limits.allowed(Stage.READ) == given_up
+
+
 @pytest.mark.parametrize(
     ("stage", "seconds", "code", "message"),
     [

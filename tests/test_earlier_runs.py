@@ -26,7 +26,7 @@ from transforms.ledger import Ledger
 from transforms.part_files import PartWriter
 from transforms.publishing import RunFacts, publish
 from transforms.settings import LimitSettings, WriteSettings
-from transforms.tables import FAILURES_SCHEMA
+from transforms.tables import FAILURES_SCHEMA, FINGERPRINT_KEY, file_metadata
 
 SCORES = pa.schema(
     [
@@ -49,18 +49,19 @@ def night(
     **other: str,
 ) -> Path:
     """Publish a run with rows of path, version and time, and return its one scores file."""
+    metadata = file_metadata({FINGERPRINT_KEY + name: value for name, value in {**SAME, **other}.items()})
     facts = RunFacts(
         layout=RunLayout(str(output), run_id),
         limits=LimitSettings(),
         write=WriteSettings(),
         schemas={"scores": SCORES, "failures": FAILURES_SCHEMA},
-        file_metadata={},
+        file_metadata=metadata,
         manifest={
             "fingerprints": {**SAME, **other},
             "since_run": {"run_id": chain[0], "chain": list(chain), "used": list(used)} if chain else None,
         },
     )
-    writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, {}, facts.write)
+    writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, metadata, facts.write)
     paths, versions, times = zip(*rows, strict=True) if rows else ((), (), ())
     columns = [pa.array(paths, pa.string()), pa.array(versions, pa.string()), pa.nulls(len(rows), pa.string())]
     scored_at = pa.array(times, pa.int64()).cast(SCORES.field("scored_at").type)
@@ -69,6 +70,11 @@ def night(
     outcome = publish(facts, writer.close(), Ledger(count, 0, count, count, 0, 0))
     assert outcome.exit_code == ExitCode.PUBLISHED
     return Path(facts.layout.part("scores", 0, 1))
+
+
+def earlier(path: Path) -> EarlierFile:
+    """What open_chain says of the file of a night of the same fingerprints, as it is now."""
+    return EarlierFile(str(path), path.stat().st_size, "n1", reusable=True, fingerprints=SAME)
 
 
 def layout(output: Path, run_id: str = "tonight") -> RunLayout:
@@ -127,9 +133,11 @@ def test_one_line_says_how_many_rows_of_which_runs(tmp_path: Path) -> None:
         "0 of n1 (other model)"
     )
     assert chain.files == [
-        EarlierFile(str(fourth), fourth.stat().st_size, "n4", reusable=True),
-        EarlierFile(str(third), third.stat().st_size, "n3", reusable=False),
-        EarlierFile(str(second), second.stat().st_size, "n2", reusable=True),
+        EarlierFile(str(fourth), fourth.stat().st_size, "n4", True, SAME),
+        EarlierFile(
+            str(third), third.stat().st_size, "n3", False, {**SAME, "model": "other", "preprocessing": "other"}
+        ),
+        EarlierFile(str(second), second.stat().st_size, "n2", True, SAME),
     ]
     assert chain.record() == {"run_id": "n4", "chain": ["n4", "n3", "n2", "n1"], "used": ["n4", "n3", "n2"]}
 
@@ -167,12 +175,12 @@ def test_used_runs_end_with_the_oldest_usable_one() -> None:
 
 def test_rows_are_path_version_and_time(tmp_path: Path) -> None:
     """A run of other fingerprints gives no version: its rows only make older ones old."""
-    path = str(night(tmp_path, "n1", [("a", "v1", 7), ("b", None, 8)]))
-    assert list(read_earlier_rows(EarlierFile(path, 1, "n1", reusable=True))) == [
+    path = night(tmp_path, "n1", [("a", "v1", 7), ("b", None, 8)])
+    assert list(read_earlier_rows(earlier(path))) == [
         ("a", EarlierRow(7, "v1")),
         ("b", EarlierRow(8, None)),
     ]
-    assert list(read_earlier_rows(EarlierFile(path, 1, "n1", reusable=False))) == [
+    assert list(read_earlier_rows(earlier(path)._replace(reusable=False))) == [
         ("a", EarlierRow(7, None)),
         ("b", EarlierRow(8, None)),
     ]
@@ -257,7 +265,7 @@ def test_page_with_a_wrong_byte_is_named(tmp_path: Path) -> None:
     data[column.data_page_offset + column.total_compressed_size - 5] ^= 0x10  # of the values, not of their header
     path.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
-        list(read_earlier_rows(EarlierFile(str(path), 1, "n1", reusable=True)))
+        list(read_earlier_rows(earlier(path)))
     assert str(caught.value).startswith(f"{path} of run n1 cannot be read: ")
     assert str(caught.value).endswith(WAY_OUT)
     assert "\n" not in str(caught.value)
@@ -266,9 +274,51 @@ def test_page_with_a_wrong_byte_is_named(tmp_path: Path) -> None:
 def test_file_without_versions_is_named(tmp_path: Path) -> None:
     """A table that another tool has rewritten."""
     path = tmp_path / "a.parquet"
-    pq.write_table(pa.table({"image_path": ["a"], "scored_at": [1]}), path)
+    metadata = pq.read_schema(night(tmp_path, "n1")).metadata
+    pq.write_table(pa.table({"image_path": ["a"], "scored_at": [1]}).replace_schema_metadata(metadata), path)
     with pytest.raises(ConfigError, match=f"{path} of run n1 cannot be read: .*image_version"):
-        list(read_earlier_rows(EarlierFile(str(path), 1, "n1", reusable=True)))
+        list(read_earlier_rows(earlier(path)))
+
+
+@pytest.mark.parametrize("reusable", [True, False])
+def test_run_that_is_replaced_while_it_is_followed_is_named(tmp_path: Path, reusable: bool) -> None:
+    """By the size or the fingerprints of its file, also where the new one has the name and the size of the old."""
+    night(tmp_path, "n1", [("a", "v1", 1)])
+    (file,) = open_chain(layout(tmp_path), ("n1",), SAME).files
+    file = file._replace(reusable=reusable)
+    assert len(list(read_earlier_rows(file))) == 1
+    path = Path(file.path)
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "scores")
+    assert night(tmp_path, "n1", [("a", "v1", 1)], model="n", scoring="t") == path
+    assert path.stat().st_size == file.size_bytes
+    with pytest.raises(ConfigError) as caught:
+        list(read_earlier_rows(file))
+    assert str(caught.value) == (
+        f"{path} of run n1 was replaced: it was made with other model, scoring than its manifest said; {WAY_OUT}"
+    )
+    shutil.rmtree(tmp_path / "runs")
+    shutil.rmtree(tmp_path / "scores")
+    assert night(tmp_path, "n1", [(f"image-{number}", "v1", 1) for number in range(500)]) == path
+    size = path.stat().st_size
+    with pytest.raises(ConfigError) as caught:
+        list(read_earlier_rows(file))
+    assert str(caught.value) == (
+        f"{path} of run n1 is damaged: it has {size:,} bytes, its manifest says {file.size_bytes:,}; {WAY_OUT}"
+    )
+    path.unlink()
+    with pytest.raises(ConfigError, match=f"{path} of run n1 cannot be read: .*; {WAY_OUT}"):
+        list(read_earlier_rows(file))
+
+
+def test_file_that_says_nothing_of_what_made_it_is_named(tmp_path: Path) -> None:
+    """Written by another tool: all fingerprints are missing."""
+    path = night(tmp_path, "n1", [("a", "v1", 1)])
+    pq.write_table(pq.read_table(path, partitioning=None).replace_schema_metadata(), path)
+    with pytest.raises(
+        ConfigError, match=f"{path} of run n1 was replaced: .* other model, preprocessing, scoring than"
+    ):
+        list(read_earlier_rows(earlier(path)))
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{}", '{"run_id": 3}'])

@@ -165,3 +165,9 @@ def test_a_folder_that_stores_do_not_agree_on_is_refused(text: str, says: str) -
     with pytest.raises(ConfigError) as caught:
         absolute_folder(text)
     assert str(caught.value) == f"folder {text} {says}"
+
+
+def test_no_run_may_be_called_latest() -> None:
+    """That name means another run in --since-run."""
+    with pytest.raises(ConfigError, match="run id 'latest' is not allowed: it means the run that was published last"):
+        check_run_id("latest")

@@ -19,6 +19,7 @@ from transforms.errors import ConfigError
 from transforms.layout import RunLayout
 from transforms.publishing import complete, is_published
 from transforms.staging import claim_staging
+from transforms.tables import FAILURES_SCHEMA
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -40,7 +41,7 @@ def only(output: Path | str) -> Leftover:
 def interrupt(output: Path | str, run_id: str = "noon") -> RunLayout:
     """Leave what an attempt leaves that is killed while it scores."""
     layout = RunLayout(str(output), run_id)
-    claim_staging(layout, {"model": "m"})
+    claim_staging(layout, {"model": "m"}, FAILURES_SCHEMA, {})
     storage.write_bytes(f"{layout.staged_table('scores')}/a.parquet", b"closed")
     storage.write_bytes(f"{layout.staged_table('scores')}/b.parquet.open", b"open")
     return layout

@@ -1,6 +1,7 @@
 """LoadBatches under fire: deadlines, the quarantine, and runs with images that crash, hang and swell a decoder."""
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -18,9 +19,9 @@ from PIL import Image
 from pipeline.config import load_config
 from pipeline.in_memory import score_in_memory
 from tests.model_zoo import pooled_model
-from tests.runs import SIZE, make_photo, make_photos, small_config
-from transforms import loading
-from transforms.errors import FailureCode, RunError, Stage
+from tests.runs import SIZE, make_photo, make_photos, run_quietly, small_config
+from transforms import loading, quarantine
+from transforms.errors import ExitCode, FailureCode, RunError, Stage
 from transforms.load_batches import LoadBatches
 from transforms.records import Failure, ImageBatch, ImageRef
 
@@ -160,6 +161,78 @@ def test_quarantine_that_cannot_start_stops_the_run(
     with pytest.raises(Exception, match="a worker process of decode.quarantine does not start: ") as raised:
         load_all(plan_of(model, quarantine=True), make_photos(tmp_path, 3))
     assert RunError.__name__ in str(raised.value) or isinstance(raised.value, RunError)
+
+
+def test_reads_that_hang_leave_no_idle_workers(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker of a thread that was replaced ends with it: there are never more of them than threads."""
+    photos = make_photos(tmp_path, 5)
+    stuck = {f"{tmp_path}/stuck{number}": threading.Event() for number in range(3)}
+    read = loading.reading.read_image_bytes
+    workers: list[int] = []
+
+    def hang(path: str, *rest: Any) -> Any:
+        if path in stuck:
+            assert stuck[path].wait(100)
+        workers.append(len(live_workers()))
+        return read(path, *rest)
+
+    monkeypatch.setattr(loading.reading, "read_image_bytes", hang)
+    config = small_config(
+        model, decode={"quarantine": True}, load={"threads": 1, "read_timeout_seconds": 0.7}, batch={"size": 2}
+    )
+    mixed = [photos[0], *(path for pair in zip(map(Path, stuck), photos[1:4], strict=True) for path in pair), photos[4]]
+    batches, failures, _ = load_all(config.load_plan(**SIZE), mixed)
+    for may_go in stuck.values():
+        may_go.set()
+    assert names(batches) == [photo.name for photo in photos]
+    assert {failure.code for failure in failures} == {FailureCode.READ_TIMEOUT}
+    assert [failure.ref.path for failure in failures] == list(stuck)
+    assert workers[0] == 0
+    assert max(workers[:5]) == workers[4] == 1
+    assert live_workers() == []
+
+
+def live_workers() -> list[int]:
+    """Return the worker processes of this process that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            command = (stat.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended meanwhile
+        if state != "Z" and int(parent) == os.getpid() and b"transforms.quarantined" in command:
+            found.append(int(stat.parent.name))
+    return found
+
+
+def test_run_whose_workers_are_killed_while_they_start_may_be_continued(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 130 and one line, for the input is not to blame; the same run goes on when there is memory again."""
+    kill = tmp_path / "kill"
+    kill.touch()
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        f"if 'transforms.quarantined' in sys.orig_argv and os.path.exists({str(kill)!r}):\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(quarantine, "START_SECONDS", 4.0)
+    make_photos(tmp_path / "photos", 5)
+    config = small_config(model, decode={"quarantine": True}, load={"threads": 2})
+    with pytest.raises(RunError) as raised:
+        run_quietly(config, [tmp_path / "photos"], tmp_path / "out", run_id="night")
+    assert raised.value.exit_code is ExitCode.INTERRUPTED
+    assert re.fullmatch(
+        r"run night broke off: worker processes of decode.quarantine are killed while they start \(tried .* in "
+        r"\d\.\d s, the last error: SIGKILL\): look whether the machine is out of memory, give it more or lower "
+        r"load\.threads; finished files are kept, run again with --run-id night to continue",
+        str(raised.value),
+    )
+    kill.unlink()
+    run_quietly(config, [tmp_path / "photos"], tmp_path / "out", run_id="night")
+    assert pq.read_table(tmp_path / "out" / "scores" / "run_id=night").num_rows == 5
 
 
 def test_run_in_memory_is_the_same_in_quarantine(

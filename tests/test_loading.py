@@ -120,7 +120,7 @@ class TestLoadOne:
         stage: Stage,
         code: FailureCode,
     ) -> None:
-        """Decoders are foreign code: what they throw is a failures row, with the traceback in the log."""
+        """Decoders are foreign code: what they throw is a failures row and a line of the log; where, a detail."""
 
         def fail(*_: Any, **__: Any) -> None:
             raise ZeroDivisionError("no such\nthing")
@@ -128,13 +128,18 @@ class TestLoadOne:
         ref = photo(tmp_path / "x.png")
         monkeypatch.setattr(f"transforms.loading.{place}", fail)
         budget = Recorder(MIB)
-        with caplog.at_level(logging.ERROR):
+        with caplog.at_level(logging.DEBUG, "transforms.loading"):
             loaded = load_one(ref, plan(), budget)
         assert loaded.failure is not None
         assert loaded.failure[1:4] == (stage, code, "loading failed unexpectedly: ZeroDivisionError: no such")
-        record = caplog.records[-1]
-        assert record.getMessage() == f"loading {ref.path} failed in a way that the decoders do not announce"
-        assert record.exc_info is not None
+        warning, detail = caplog.records
+        assert (warning.levelno, warning.exc_info, warning.getMessage()) == (
+            logging.WARNING,
+            None,
+            f"loading {ref.path} failed in a way that the decoders do not announce: ZeroDivisionError: no such",
+        )
+        assert detail.levelno == logging.DEBUG
+        assert detail.exc_info is not None
         assert budget.held == 0
 
     def test_time_is_told_apart(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,6 +489,30 @@ class TestDeadlines:
             assert list(loader.finish()) == []
             assert loader.take_tally() == LoadTally()
         assert f"{refs[0].path} was given up, and a thread hangs with it: {DECODE_TEXT}" in caplog.text
+
+    def test_many_images_that_hang_are_told_in_few_lines(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The first five, and then each power of ten with their number, over all loaders of the pool; each fails."""
+        refs = [photo(tmp_path / f"{n}.png", colour=(0, 0, 0)) for n in range(12)]
+        hangs, clock, abandoned, found = Hangs(0), Clock(), [], []
+        load = functools.partial(load_one, prepare_with=hangs)
+        with LoadThreads(1) as pool:
+            for start in (0, 6):
+                loader = BatchLoader(limited(), pool, 1, load, clock=clock, abandon=abandoned.append)
+                for ref in refs[start : start + 6]:
+                    found += loader.add(ref)
+                    assert hangs.has_begun.acquire(timeout=60)
+                    clock.now += 10.5
+                found += loader.finish()
+            hangs.may_go.set()
+        assert [failure.ref.path for failure in found] == [ref.path for ref in refs]
+        assert len(set(abandoned)) == 12
+        assert [record.getMessage() for record in caplog.records] == [
+            *(f"{ref.path} was given up, and a thread hangs with it: {DECODE_TEXT}" for ref in refs[:5]),
+            f"10 images were given up so far, and a thread hangs with each; the last one is {refs[9].path}: "
+            f"{DECODE_TEXT}",
+        ]
 
     def test_read_that_hangs_costs_its_image(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """After a grace in which the read can say by itself what is wrong; what the listing said is kept."""

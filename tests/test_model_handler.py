@@ -18,7 +18,7 @@ from tests import model_zoo
 from tests.hub_server import HubServer
 from tests.model_zoo import expected_softmax, photos, pooled_model
 from tests.runs import bytes_config, make_photos, small_config
-from transforms.errors import FailureCode, ImageError
+from transforms.errors import FailureCode, ImageError, RunError
 from transforms.interpretation import OutputContradiction
 from transforms.memory import ByteBudget
 
@@ -92,6 +92,25 @@ def test_quarantine_gives_the_same_answers(directory: Path, tmp_path: Path) -> N
         assert isinstance(other, ImagePrediction)
         assert as_row(one) == as_row(other)
     assert str(plain[-1]) == str(quarantined[-1])
+
+
+def test_quarantine_that_once_did_not_start_spoils_no_later_image(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RunInference keeps the model and tries the bundle again: it finds workers that start, or the same error."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        f"if 'transforms.quarantined' in sys.orig_argv and os.path.exists({str(tmp_path / 'broken')!r}):\n"
+        "    os._exit(7)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken").touch()
+    model = ImageModelHandler(small_config(directory, decode={"quarantine": True}, load={"threads": 1})).load_model()
+    for _ in range(2):
+        with pytest.raises(RunError, match="a worker process of decode.quarantine does not start: exit code 7; "):
+            model.predict([model_zoo_png()] * 3)
+    (tmp_path / "broken").unlink()
+    assert [type(answer) for answer in model.predict([model_zoo_png()] * 3)] == [ImagePrediction] * 3
 
 
 def test_arrays_are_fitted_to_the_model(model: ImageModel) -> None:

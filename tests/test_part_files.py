@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from transforms import storage, tables
 from transforms.errors import FailureCode, Stage
-from transforms.part_files import PartWriter, write_empty_file
+from transforms.part_files import PartWriter, closed_digest, write_empty_file
 from transforms.probabilities import softmax, summarise
 from transforms.records import Failure, ImageInfo, ImageRef, WrittenFile
 from transforms.settings import WriteSettings
@@ -322,7 +322,18 @@ class TestOpenFiles:
         assert [Path(name).suffix for name in os.listdir(tmp_path)] == [".open"]
         file = closed(part)
         assert os.listdir(tmp_path) == [os.path.basename(file.path)]
-        assert file.path.endswith(".parquet")
+        assert file.path.endswith(f"-{file.sha256}.parquet")
+        assert closed_digest(file.path) == file.sha256
+
+    @pytest.mark.parametrize("name", ["0a1b.parquet", f"0a1b-{'0' * 64}.parquet.open", f"0a1b-{'0' * 63}.parquet"])
+    def test_file_that_was_not_closed_has_no_digest(self, tmp_path: Path, name: str) -> None:
+        """Nor has one of an older version, or one whose name was cut."""
+        assert closed_digest(f"{tmp_path}/{name}") is None
+
+    def test_object_that_was_not_closed_has_no_digest(self, bucket: str) -> None:
+        """Its writer was killed before it wrote the second object."""
+        storage.write_bytes(f"{bucket}/staged/0a1b.parquet", b"PAR1")
+        assert closed_digest(f"{bucket}/staged/0a1b.parquet") is None
 
     def test_names_are_never_the_same(self, tmp_path: Path) -> None:
         """Two writers, two files each: a retried bundle never writes over the first attempt's file."""
@@ -333,12 +344,14 @@ class TestOpenFiles:
         assert len({file.path for part in parts for file in part.close()} | set(map(str, tmp_path.iterdir()))) == 4
 
     def test_object_appears_when_it_is_closed(self, bucket: str) -> None:
-        """A store has no half objects and needs no suffix."""
+        """A store has no half objects and needs no suffix; the object beside it says what its bytes must be."""
         part = PartWriter(f"{bucket}/staged", "scores", SCHEMA, {}, WriteSettings(), Clock())
         part.write(batch(0, 3))
         assert not storage.is_folder(f"{bucket}/staged")
         file = closed(part)
-        assert [found.path for found in storage.list_folder(f"{bucket}/staged")] == [file.path]
+        found = [found.path for found in storage.list_folder(f"{bucket}/staged")]
+        assert found == [file.path, f"{file.path}.sha256"]
+        assert closed_digest(file.path) == file.sha256
         data = storage.read_bytes(file.path)
         assert (file.size_bytes, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
         assert pq.read_table(pa.BufferReader(data))["n"].to_pylist() == [0, 1, 2]

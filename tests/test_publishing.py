@@ -43,7 +43,7 @@ def facts_for(output: Path | str, run_id: str = "night", **changes: Any) -> RunF
 
 def stage(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
     """Write staged scores files with these paths."""
-    claim_staging(facts.layout, {"model": "m"})
+    claim_staging(facts.layout, {"model": "m"}, SCORES, {})
     written = []
     for paths in files:
         writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, {}, facts.write)
@@ -297,7 +297,7 @@ def test_a_kill_at_any_step_is_completed(
         completed = complete(facts.layout)
         if not completed and published != new:
             assert published == old
-            adopted = claim_staging(facts.layout, {"model": "m"})
+            adopted = claim_staging(facts.layout, {"model": "m"}, SCORES, {})
             assert adopted.rows == 2
             publish(facts, adopted.files, ledger)
             completed = True
@@ -382,7 +382,7 @@ def test_damaged_records_say_what_to_do(tmp_path: Path, damage: str) -> None:
     stage(facts, ["a"])
     Path(layout.staged_identity).write_text(damage)
     with pytest.raises(ConfigError, match="is damaged: nobody can tell what the staged files were made with"):
-        claim_staging(layout, {"model": "m"})
+        claim_staging(layout, {"model": "m"}, SCORES, {})
 
 
 def test_a_damaged_staged_file_is_scored_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -392,7 +392,7 @@ def test_a_damaged_staged_file_is_scored_again(tmp_path: Path, caplog: pytest.Lo
     data = bytearray(Path(bad.path).read_bytes())
     data[len(data) // 4] ^= 0x10
     Path(bad.path).write_bytes(bytes(data))
-    adopted = claim_staging(facts.layout, {"model": "m"})
+    adopted = claim_staging(facts.layout, {"model": "m"}, SCORES, {})
     assert [file.path for file in adopted.files] == [good.path]
     assert adopted.files == (good,)
     assert f"staged file {bad.path} is damaged and not adopted" in caplog.text
@@ -401,9 +401,9 @@ def test_a_damaged_staged_file_is_scored_again(tmp_path: Path, caplog: pytest.Lo
 def test_staging_of_something_else_is_refused(tmp_path: Path) -> None:
     """The identity that a run was begun with is the one it is continued with."""
     layout = RunLayout(str(tmp_path), "night")
-    claim_staging(layout, {"model": "a", "preprocessing": "p"})
+    claim_staging(layout, {"model": "a", "preprocessing": "p"}, SCORES, {})
     with pytest.raises(ConfigError) as caught:
-        claim_staging(layout, {"model": "b", "preprocessing": "p"})
+        claim_staging(layout, {"model": "b", "preprocessing": "p"}, SCORES, {})
     assert str(caught.value) == (
         "run night was begun with other model: one run never mixes two; give what it was begun with, another --run-id, "
         f"or delete {tmp_path}/runs/night/_staging to start it anew"

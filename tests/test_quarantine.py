@@ -4,6 +4,9 @@ import io
 import json
 import logging
 import os
+import pickle
+import queue
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +21,7 @@ import pytest
 from PIL import Image
 
 from transforms import quarantine as quarantine_module
-from transforms.errors import ExitCode, FailureCode, ImageError, RunError, Stage
+from transforms.errors import ExitCode, FailureCode, ImageError, InterruptedRunError, RunError, Stage
 from transforms.images import Decoded
 from transforms.loading import LoadPlan, load_one, prepare
 from transforms.quarantine import Quarantine
@@ -108,6 +111,37 @@ def poisoned() -> Iterator[tuple[Quarantine, LoadPlan]]:
         yield quarantine, small
 
 
+class Starts:
+    """A module of workers that does something when it is imported, and counts how often it was."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def module(self, at_import: str) -> str:
+        """Write it; return the target of a quarantine."""
+        (self._folder / "starting.py").write_text(
+            "import os, signal, time\n"
+            "from transforms.loading import prepare\n"
+            f"log = os.open({str(self._folder / 'log')!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY)\n"
+            "os.write(log, b'.')\n"
+            "count = os.fstat(log).st_size\n"
+            f"{at_import}\n"
+        )
+        return "starting:prepare"
+
+    def count(self) -> int:
+        """Return how many workers have begun to start."""
+        log = self._folder / "log"
+        return log.stat().st_size if log.exists() else 0
+
+
+@pytest.fixture
+def starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Starts:
+    """Workers that do something while they start."""
+    monkeypatch.syspath_prepend(tmp_path)
+    return Starts(tmp_path)
+
+
 ORDINARY = (
     ("JPEG", "RGB"), ("JPEG", "L"), ("JPEG", "CMYK"), ("PNG", "RGBA"), ("PNG", "L"), ("PNG", "P"), ("WEBP", "RGB"),
     ("GIF", "P"), ("BMP", "RGB"), ("TIFF", "RGB"),
@@ -142,14 +176,21 @@ class TestWhatComesBack:
     def test_unexpected_exception_is_logged_and_told_as_by_threads(
         self, poisoned: tuple[Quarantine, LoadPlan], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The same sentence, and the traceback of the worker."""
+        """The same sentence, in one line of the log; the traceback of the worker is a detail."""
         quarantine, one = poisoned
-        with caplog.at_level(logging.ERROR):
+        with caplog.at_level(logging.DEBUG):
             assert refusal(quarantine, "unexpected", one) == (
                 "corrupt_image", "loading failed unexpectedly: ZeroDivisionError: no such",
             )  # fmt: skip
-        assert "tests/poison.py" in caplog.text
-        assert "ZeroDivisionError" in caplog.text
+        warning, detail = caplog.records
+        assert (warning.levelno, warning.getMessage()) == (
+            logging.WARNING,
+            "a worker process failed in a way that the decoders do not announce: loading failed unexpectedly: "
+            "ZeroDivisionError: no such",
+        )
+        assert detail.levelno == logging.DEBUG
+        assert "tests/poison.py" in detail.getMessage()
+        assert "ZeroDivisionError" in detail.getMessage()
 
 
 class TestPoison:
@@ -397,11 +438,113 @@ class TestWorkers:
             "set decode.quarantine: false"
         )
 
+    def test_start_that_failed_is_no_burden_for_later_images(self, starts: Starts) -> None:
+        """Whoever goes on, or comes again, finds a worker that is started anew, and never blames an image."""
+        target = starts.module("if count == 1: raise ImportError('not yet')")
+        one = plan()
+        with Quarantine(one, target) as quarantine:
+            with pytest.raises(RunError, match="does not start: ImportError: not yet; mend what"):
+                quarantine.prepare(image(), one)
+            assert outcome(quarantine.prepare, image(), one) == outcome(prepare, image(), one)
+        assert starts.count() == 2
+
+    def test_worker_that_is_killed_while_it_starts_is_started_again(self, starts: Starts) -> None:
+        """As when the machine is out of memory for a moment."""
+        target = starts.module("if count < 3: os.kill(os.getpid(), signal.SIGKILL)")
+        one = plan()
+        with Quarantine(one, target) as quarantine:
+            assert outcome(quarantine.prepare, image(), one) == outcome(prepare, image(), one)
+        assert starts.count() == 3
+
+    def test_workers_that_are_killed_at_every_start_interrupt_the_run(
+        self, starts: Starts, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The input is not to blame: the run may be continued, and the line says what to look for."""
+        monkeypatch.setattr(quarantine_module, "START_SECONDS", 8.0)
+        target = starts.module("os.kill(os.getpid(), signal.SIGKILL)")
+        one = plan()
+        with Quarantine(one, target) as quarantine, pytest.raises(InterruptedRunError) as raised:
+            quarantine.prepare(image(), one)
+        assert raised.value.exit_code is ExitCode.INTERRUPTED
+        times = "once" if starts.count() == 1 else f"{starts.count()} times"
+        assert re.sub(r"in \d\.\d s", "in ... s", str(raised.value)) == (
+            f"worker processes of decode.quarantine are killed while they start (tried {times} in ... s, the last "
+            "error: SIGKILL): look whether the machine is out of memory, give it more or lower load.threads"
+        )
+
+    def test_thread_that_is_abandoned_keeps_no_worker(self, poisoned: tuple[Quarantine, LoadPlan]) -> None:
+        """It ends at once; a thread that comes back after all starts another, which is no restart."""
+        quarantine, one = poisoned
+        quarantine.take_restarts()
+        pids: queue.SimpleQueue[int] = queue.SimpleQueue()
+        may_go = threading.Event()
+
+        def work() -> None:
+            pids.put(report(quarantine, one)["pid"])
+            assert may_go.wait(60)
+            pids.put(report(quarantine, one)["pid"])
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        first = pids.get(timeout=60)
+        assert quarantine.abandon(thread)
+        assert not is_alive(first)
+        assert not quarantine.abandon(thread)
+        may_go.set()
+        assert pids.get(timeout=60) != first
+        thread.join(60)
+        assert quarantine.take_restarts() == 0
+
+    def test_image_whose_worker_was_abandoned_is_not_blamed(
+        self, poisoned: tuple[Quarantine, LoadPlan], tmp_path: Path
+    ) -> None:
+        """Its thread had come back from the image that hung, and was at work again: a fresh worker tries once more."""
+        quarantine, one = poisoned
+        flag = tmp_path / "begun"
+        made: list[Any] = []
+        thread = threading.Thread(target=lambda: made.append(quarantine.prepare(marked(f"hang once:{flag}"), one)))
+        thread.start()
+        assert wait_until(flag.exists)
+        assert quarantine.abandon(thread)
+        thread.join(60)
+        assert [type(one) for one in made] == [Decoded]
+
+    def test_start_that_was_abandoned_is_begun_anew(self, starts: Starts) -> None:
+        """By the thread that waits for it."""
+        target = starts.module("if count == 1: time.sleep(600)")
+        one = plan()
+        made: list[Any] = []
+        with Quarantine(one, target) as quarantine:
+            thread = threading.Thread(target=lambda: made.append(quarantine.prepare(image(), one)))
+            thread.start()
+            assert wait_until(lambda: starts.count() == 1)
+            assert quarantine.abandon(thread)
+            thread.join(60)
+        assert [type(one) for one in made] == [Decoded]
+
+    def test_worker_of_a_thread_that_has_ended_is_cleared_away(self) -> None:
+        """When the next one starts; until then it is a process that has ended, and costs no memory."""
+        one = plan()
+        pids: list[int] = []
+        with Quarantine(one, POISON) as quarantine:
+            thread = threading.Thread(target=lambda: pids.append(report(quarantine, one)["pid"]))
+            thread.start()
+            thread.join(60)
+            assert wait_until(lambda: not is_alive(pids[0]))
+            report(quarantine, one)
+            assert not Path(f"/proc/{pids[0]}").exists()
+
     def test_python_that_cannot_be_started_stops_the_run(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The interpreter is where sys.executable says, or nowhere."""
         monkeypatch.setattr(sys, "executable", "/nowhere/python")
         with Quarantine(plan()) as quarantine, pytest.raises(RunError, match="No such file or directory: '/nowhere"):
             quarantine.prepare(image(), plan())
+
+
+def test_interrupted_run_survives_the_way_from_a_worker() -> None:
+    """Workers of a runner send their errors pickled."""
+    again = pickle.loads(pickle.dumps(InterruptedRunError("text")))  # noqa: S301 - made in the line itself
+    assert (type(again), again.exit_code, str(again)) == (InterruptedRunError, ExitCode.INTERRUPTED, "text")
 
 
 def test_failures_of_the_quarantine_are_rows_like_any(tmp_path: Path, poisoned: tuple[Quarantine, LoadPlan]) -> None:

@@ -20,6 +20,7 @@ from transforms.claims import RunClaim
 from transforms.errors import ConfigError, ExitCode, InputError, ModelError, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
+from transforms.publishing_plan import write_plan
 from transforms.scoring import Scorer
 
 
@@ -202,9 +203,9 @@ def test_a_run_is_continued_by_its_id(model: Path, photos: Path, tmp_path: Path)
     broken = run_quietly(config, [photos], output, run_id="night")  # refused: leaves its staging folder as a crash does
     staged = sorted(Path(broken.layout.staged_table("scores")).iterdir())
     assert [pq.read_metadata(path).num_rows for path in staged].count(4) == 2
-    overlapping = staged[0].with_name("retried.parquet")
+    overlapping = staged[0].with_name(f"retried-{staged[0].name.partition('-')[2]}")
     overlapping.write_bytes(staged[0].read_bytes())
-    staged[1].with_name("torn.parquet").write_bytes(staged[1].read_bytes()[:100])
+    staged[1].with_name(f"torn-{staged[1].name.partition('-')[2]}").write_bytes(staged[1].read_bytes()[:100])
     staged[1].with_name("half.parquet.open").write_bytes(b"PAR1")
     make_photo(photos / "empty.jpg", 99)
 
@@ -235,6 +236,18 @@ def test_another_configuration_cannot_continue_a_run(model: Path, photos: Path, 
     other = small_config(model, limits=strict, preprocess={"value_range": "-1_1"})
     with pytest.raises(ConfigError, match="run night was begun with other preprocessing: one run never mixes two"):
         run_quietly(other, [photos], tmp_path / "out", run_id="night")
+
+
+def test_a_run_without_its_identity_begins_anew(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Nobody knows what its rows were made with: all are scored again, with what is asked for now."""
+    strict = {"max_failures": 0}
+    (photos / "empty.jpg").write_bytes(b"")
+    broken = run_quietly(small_config(model, limits=strict), [photos], tmp_path / "out", run_id="night")
+    Path(broken.layout.staged_identity).unlink()
+    (photos / "empty.jpg").unlink()
+    other = small_config(model, limits=strict, preprocess={"value_range": "-1_1"})
+    result = run_quietly(other, [photos], tmp_path / "out", run_id="night")
+    assert (result.adopted, result.outcome.ledger) == (0, Ledger(10, 0, 10, 10, 0, 0))
 
 
 @pytest.mark.parametrize("other", ["inputs", "model_id"])
@@ -411,8 +424,8 @@ def test_a_killed_publishing_is_completed(model: Path, photos: Path, tmp_path: P
         staged = Path(layout.staged_table(file["table"])) / f"{file['sha256'][:8]}.parquet"
         staged.parent.mkdir(parents=True, exist_ok=True)
         (output / file["path"]).rename(staged)
-        moves.append([str(staged), str(output / file["path"])])
-    Path(layout.plan).write_text(json.dumps({"manifest": manifest, "moves": moves}))
+        moves.append(str(staged))
+    write_plan(layout, manifest, moves)
     for path in (layout.success, layout.manifest, layout.latest):
         Path(path).unlink()
 

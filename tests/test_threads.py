@@ -58,8 +58,8 @@ def test_thread_that_hangs_is_replaced_and_ends_when_it_comes_back() -> None:
     with LoadThreads(2) as pool:
         pool.submit(hanging)
         stuck = hanging.threads.get(timeout=60)
-        pool.replace(stuck)
-        pool.replace(stuck)  # it has its successor
+        assert pool.replace(stuck) == 1
+        assert pool.replace(stuck) == 2  # it has its successor; its task was another one
         met = meet(pool, 2)
         assert stuck not in met
         hanging.may_go.set()

@@ -99,7 +99,7 @@ def earlier_file(path: Path, *rows: tuple[str, str, int], reusable: bool = True)
     scored_at = pa.array(times, pa.int64()).cast(pa.timestamp("us", tz="UTC"))
     table = pa.table({"image_path": paths, "image_version": versions, "scored_at": scored_at})
     pq.write_table(table, path)
-    return EarlierFile(str(path), path.stat().st_size, path.stem, reusable)
+    return EarlierFile(str(path), path.stat().st_size, path.stem, reusable, {})
 
 
 def test_skip_scored_skips_what_an_earlier_run_has_scored_as_it_is(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_score_images_refuses_what_does_not_fit_where_it_is_built(model: Path) -
 
 def test_score_images_can_be_pickled(model: Path) -> None:
     """Without its loaded model, which is loaded again."""
-    earlier = [EarlierFile("b.parquet", 1, "n1", reusable=True)]
+    earlier = [EarlierFile("b.parquet", 1, "n1", reusable=True, fingerprints={"model": "m"})]
     made = ScoreImages(small_config(model), done_files=["a.parquet"], earlier_files=earlier)
     again = pickle.loads(pickle.dumps(made))  # noqa: S301
     assert again.config == small_config(model)

@@ -16,7 +16,8 @@ from transforms.settings import DecodeSettings, LoadSettings
 
 START_SECONDS = 60.0
 """In this time a worker process of the quarantine is ready, or the run stops."""
-# The read ends itself in time where it can, and knows better what went wrong: it is given up only after that.
+# The read ends itself in time where it can, and knows better what went wrong: it is given up only after that. Where it
+# may take less than this, no longer than it may take.
 _READ_GRACE = 5.0
 
 
@@ -32,7 +33,7 @@ class Deadlines:
     def allowed(self, stage: Stage) -> float:
         """Return after how many seconds in a stage an image is given up."""
         if stage is Stage.READ:
-            return self.load.read_timeout_seconds + _READ_GRACE
+            return self.load.read_timeout_seconds + min(_READ_GRACE, self.load.read_timeout_seconds)
         # A worker process starts in this time, too, and the thread that waits for one that is over its time kills it.
         return self.decode.timeout_seconds + (START_SECONDS + _READ_GRACE if self.decode.quarantine else 0.0)
 

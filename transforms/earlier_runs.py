@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import ConfigError
-from transforms.layout import RunLayout, check_run_id
+from transforms.layout import LATEST, RunLayout, check_run_id
 from transforms.publishing import is_published, latest_run_id, read_manifest
+from transforms.tables import FINGERPRINT_KEY, METADATA_PREFIX
 
-LATEST = "latest"
 _COLUMNS = ("image_path", "image_version", "scored_at")
 _WITHOUT = "give another run to --since-run, or leave --since-run out to score every image"
 _WAY_OUT = f"restore it, {_WITHOUT}"
@@ -39,6 +39,8 @@ class EarlierFile(NamedTuple):
     """Whose it is."""
     reusable: bool
     """Whether its run has the fingerprints of the new one; the rows of any other only say that older ones are old."""
+    fingerprints: Mapping[str, str]
+    """What its run was made with: it must say the same of itself."""
 
 
 class EarlierRow(NamedTuple):
@@ -176,7 +178,7 @@ def _open_run(
     different = ", ".join(name for name in names if made_with.get(name) != fingerprints.get(name))
     scores = [entry for entry in manifest["files"] if entry["table"] == "scores"]
     files = tuple(
-        EarlierFile(storage.join(layout.output, entry["path"]), entry["size_bytes"], run_id, reusable=not different)
+        EarlierFile(storage.join(layout.output, entry["path"]), entry["size_bytes"], run_id, not different, made_with)
         for entry in scores
     )
     if different:
@@ -211,21 +213,42 @@ def _check_files(layout: RunLayout, run: EarlierRun) -> None:
         size = found.get(file.path)
         if size is None:
             raise ConfigError(f"{file.path} of run {run.run_id} is missing; {_WAY_OUT}")
-        if size != file.size_bytes:
-            stated = f"it has {size:,} bytes, its manifest says {file.size_bytes:,}"
-            raise ConfigError(f"{file.path} of run {run.run_id} is damaged: {stated}; {_WAY_OUT}")
+        _check_size(file, size)
+
+
+def _check_size(file: EarlierFile, size: int) -> None:
+    if size != file.size_bytes:
+        stated = f"it has {size:,} bytes, its manifest says {file.size_bytes:,}"
+        raise ConfigError(f"{file.path} of run {file.run_id} is damaged: {stated}; {_WAY_OUT}")
+
+
+def _check_fingerprints(file: EarlierFile, metadata: Mapping[bytes, bytes] | None) -> None:
+    # As bytes: damaged ones need not be UTF-8.
+    prefix = f"{METADATA_PREFIX}{FINGERPRINT_KEY}".encode()
+    found = {key.removeprefix(prefix): value for key, value in (metadata or {}).items() if key.startswith(prefix)}
+    stated = {name.encode(): str(value).encode() for name, value in file.fingerprints.items()}
+    if different := sorted(name for name in {*found, *stated} if found.get(name) != stated.get(name)):
+        names = ", ".join(name.decode(errors="replace") for name in different)
+        raise ConfigError(
+            f"{file.path} of run {file.run_id} was replaced: it was made with other {names} than its manifest said; "
+            f"{_WAY_OUT}"
+        )
 
 
 def read_earlier_rows(file: EarlierFile) -> Iterator[tuple[str, EarlierRow]]:
     """Yield path and row of every image in a scores file, reading no other column.
 
+    The run may have been replaced since its chain was opened: size and fingerprints must still be those.
+
     Raises:
-        ConfigError: A page is not what was written, or the file cannot be read.
+        ConfigError: The file is another one, a page is not what was written, or it cannot be read.
     """
     filesystem, inner = storage.filesystem(file.path)
     try:
         with filesystem.open_input_file(inner) as opened:
+            _check_size(file, opened.size())
             parquet = pq.ParquetFile(opened, page_checksum_verification=True)
+            _check_fingerprints(file, parquet.metadata.metadata)
             for batch in parquet.iter_batches(columns=list(_COLUMNS)):
                 paths, versions, times = (batch.column(name) for name in _COLUMNS)
                 known = versions.to_pylist() if file.reusable else [None] * len(paths)

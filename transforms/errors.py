@@ -6,6 +6,7 @@
         ModelError              a model that cannot be loaded or does not fit its configuration: exit code 2
       ImageError                one image that cannot be scored: becomes one failures row, never stops a run
       RunError                  the run as a whole cannot go on or be published; carries its exit code
+        InterruptedRunError     what stopped it lies outside of it and may pass: exit code 130, to be run again
 
 A failure code is an API: dashboards group by it and alerts name it. Codes are added, never renamed.
 """
@@ -104,3 +105,15 @@ class RunError(ScoreImagesError):
 
     def __str__(self) -> str:
         return self.message
+
+
+class InterruptedRunError(RunError):
+    """A run that something outside of it has stopped: it may be continued later, as it is.
+
+    Args:
+        message: What happened and what to do.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ExitCode.INTERRUPTED, message)
+        self.args = (message,)  # pickling calls the class with them

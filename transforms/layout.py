@@ -27,6 +27,8 @@ Table = Literal["scores", "failures"]
 TABLES: tuple[Table, ...] = ("scores", "failures")
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+LATEST = "latest"
+"""Means the run that was published last, so that no run may be called so."""
 
 
 def is_run_id(name: str) -> bool:
@@ -45,6 +47,8 @@ def check_run_id(run_id: str) -> str:
             f"run id {run_id!r} is not allowed: use 1 to 128 letters, digits, '.', '_' or '-', starting with a "
             "letter or digit, 2026-11-22 for example"
         )
+    if run_id == LATEST:
+        raise ConfigError(f"run id {LATEST!r} is not allowed: it means the run that was published last; use another")
     return run_id
 
 

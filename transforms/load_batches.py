@@ -75,7 +75,8 @@ class _LoadDoFn(beam.DoFn):
                 self._pool = LoadThreads(threads)
             prepare = self._quarantine.prepare if self._quarantine else None
             load = functools.partial(load_one, prepare_with=prepare)
-            self._loader = BatchLoader(self._plan, self._pool, threads, load, self._budget)
+            abandon = self._quarantine.abandon if self._quarantine else None
+            self._loader = BatchLoader(self._plan, self._pool, threads, load, self._budget, abandon=abandon)
         for loaded in self._loader.add(ref):
             yield self._tag(loaded)
         self._count(self._loader)

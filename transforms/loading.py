@@ -29,6 +29,8 @@ _LOG = logging.getLogger(__name__)
 _REMOTE_THREADS_A_PROCESSOR = 4
 # The model cuts a loaded batch into calls of its own size: enough rows for a GPU, and few enough bytes to hold three.
 _LOAD_ROWS, _LOAD_BYTES = 128, 64 * 1024**2
+# So many images that were given up are told one by one; a store that is gone would fill the log with the same line.
+_TOLD_SINGLY = 5
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def load_one(
     except (GivenUp, RunError):
         raise
     except Exception as error:  # noqa: BLE001  foreign code over hostile bytes: it costs its image, never the night
-        _LOG.exception("loading %s failed in a way that the decoders do not announce", ref.path)
+        warn_of_unexpected(f"loading {ref.path}", error)
         code = FailureCode.CORRUPT_IMAGE if stage is Stage.DECODE else FailureCode.READ_ERROR
         failure = Failure(ref, stage, code, unexpected(error), now_us())
     else:
@@ -151,8 +153,18 @@ def load_one(
 
 def unexpected(error: Exception) -> str:
     """Say in one line what foreign code has thrown that it does not announce."""
+    return f"loading failed unexpectedly: {_in_one_line(error)}"
+
+
+def warn_of_unexpected(what: str, error: Exception) -> None:
+    """Log in one line that foreign code has thrown what it does not announce; where it was is a detail."""
+    _LOG.warning("%s failed in a way that the decoders do not announce: %s", what, _in_one_line(error))
+    _LOG.debug("in detail:", exc_info=error)
+
+
+def _in_one_line(error: Exception) -> str:
     reason = str(error).split("\n")[0][:300]
-    return f"loading failed unexpectedly: {type(error).__name__}: {reason}"
+    return f"{type(error).__name__}: {reason}"
 
 
 def prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
@@ -227,6 +239,7 @@ class BatchLoader:
         load: Loads one image.
         budget: Memory; left out, as much as the plan says. A thread that hangs holds its share beyond this loader.
         clock: In seconds, always forward; replaced in tests only.
+        abandon: Told of each thread that was given up with its image: what it has besides is of no use any more.
     """
 
     def __init__(
@@ -237,6 +250,7 @@ class BatchLoader:
         load: Callable[[ImageRef, LoadPlan, ByteBudget, Progress], LoadedImage] = load_one,
         budget: ByteBudget | None = None,
         clock: Callable[[], float] = time.perf_counter,
+        abandon: Callable[[threading.Thread], object] | None = None,
     ) -> None:
         self._plan = plan
         self._pool = pool
@@ -250,6 +264,7 @@ class BatchLoader:
         self._filling: _Filling | None = None
         self._tally = LoadTally()
         self._clock = clock
+        self._abandon = abandon
         self._deadlines = plan.deadlines
         # What threads are at. Adding, removing and copying are one step each under the interpreter's lock.
         self._at_work: set[Progress] = set()
@@ -321,8 +336,9 @@ class BatchLoader:
                 continue
             self._at_work.discard(progress)
             self._budget.give_up(progress.held)
-            self._pool.replace(progress.thread)
-            _LOG.warning("%s was given up, and a thread hangs with it: %s", progress.ref.path, error.message)
+            _warn_of_hanging(progress.ref.path, error, self._pool.replace(progress.thread))
+            if self._abandon:
+                self._abandon(progress.thread)
             failure = Failure(progress.ref, progress.stage, error.code, error.message, now_us())
             image = LoadedImage(progress.ref, None, None, failure, *_spent_ms(progress))
             yield from self._take((image, None))
@@ -351,6 +367,16 @@ class BatchLoader:
             filling.images.append(image)
             if len(filling.images) == self._plan.batch_size:
                 yield _batch_of(filling.images, filling.pixels)
+
+
+def _warn_of_hanging(path: str, error: ImageError, count: int) -> None:
+    if count <= _TOLD_SINGLY:
+        _LOG.warning("%s was given up, and a thread hangs with it: %s", path, error.message)
+    elif count == 10 ** (len(str(count)) - 1):
+        _LOG.warning(
+            "%d images were given up so far, and a thread hangs with each; the last one is %s: %s",
+            count, path, error.message,
+        )  # fmt: skip
 
 
 def load_rows(height: int, width: int) -> int:

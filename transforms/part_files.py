@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import re
 import time
 import uuid
 from collections import deque
@@ -19,6 +20,8 @@ from transforms.records import WrittenFile
 from transforms.settings import WriteSettings
 
 OPEN_SUFFIX = ".open"
+DIGEST_SUFFIX = ".sha256"
+_CLOSED_NAME = re.compile(r".+-([0-9a-f]{64})\.parquet")
 # A dictionary of values that hardly repeat is written beside them for nothing.
 _RARELY_REPEATED = {
     "image_path", "image_version", "image_bytes", "predicted_probability", "margin", "entropy",
@@ -38,9 +41,10 @@ class PartWriter:
     meanwhile, and waits only where two row groups are under way already. What a thread raises is raised by the
     next call, and by every call after it.
 
-    A file on a local disk has the suffix `.open` until it is closed; an object appears in a remote store when
-    it is closed. So whatever carries the final suffix is whole. A writer that nobody closes and nobody holds
-    any more leaves such a file behind, and no thread.
+    A file on a local disk has the suffix `.open` until it is closed, and then its SHA-256 in its name. An object
+    appears in a remote store when it is closed, and then, beside it, one with its SHA-256. So whatever carries the
+    final suffix is whole, and `closed_digest` tells what its bytes must be. A writer that nobody closes and nobody
+    holds any more leaves such a file behind, and no thread.
 
     Args:
         folder: Where the files go; names are unique, also between processes and retries.
@@ -62,7 +66,7 @@ class PartWriter:
     ) -> None:
         self._folder = folder
         self._table = table
-        self._schema = _with_metadata(schema, metadata)
+        self._schema = file_schema(schema, metadata)
         self._settings = settings
         self._clock = clock
         self._pending: list[pa.RecordBatch] = []
@@ -147,7 +151,25 @@ def write_empty_file(
 ) -> WrittenFile:
     """Write a part file without rows, so that a table without rows can be queried."""
     store = Background(f"store-{table}", _STORE_BYTES)
-    return _OpenFile(folder, table, _with_metadata(schema, metadata), settings, 0.0, store).close().result()
+    return _OpenFile(folder, table, file_schema(schema, metadata), settings, 0.0, store).close().result()
+
+
+def closed_digest(path: str) -> str | None:
+    """Return the SHA-256 that a part file had when it was closed; None where it was not, or nobody says.
+
+    Args:
+        path: Of the file, under the name that its writer gave it.
+
+    Raises:
+        OSError: The store does not answer.
+    """
+    if not storage.is_remote(path):
+        found = _CLOSED_NAME.fullmatch(path)
+        return found[1] if found else None
+    try:
+        return storage.read_bytes(path + DIGEST_SUFFIX).decode("ascii", errors="replace")
+    except FileNotFoundError:
+        return None
 
 
 def _row_bytes(batch: pa.RecordBatch) -> int:
@@ -156,7 +178,8 @@ def _row_bytes(batch: pa.RecordBatch) -> int:
     return sum(column.nbytes for column in columns)
 
 
-def _with_metadata(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
+def file_schema(schema: pa.Schema, metadata: Mapping[str, str]) -> pa.Schema:
+    """Return the schema that a part file has: with its key-value metadata."""
     return schema.with_metadata({**(schema.metadata or {}), **metadata})
 
 
@@ -180,8 +203,8 @@ class _OpenFile:
         """Of the rows since then, before they are encoded."""
         self._table = table
         self._schema = schema
-        self._path = storage.join(folder, f"{uuid.uuid4().hex}.parquet")
-        self._open_path = self._path if storage.is_remote(self._path) else self._path + OPEN_SUFFIX
+        self._stem = storage.join(folder, uuid.uuid4().hex)
+        self._open_path = f"{self._stem}.parquet{'' if storage.is_remote(folder) else OPEN_SUFFIX}"
         storage.make_folder(folder)
         filesystem, inner = storage.filesystem(self._open_path)
         self._stream = _HashingStream(filesystem.open_output_stream(inner), store)
@@ -241,11 +264,17 @@ class _OpenFile:
         self._stream.give_up()
 
     def _finish(self, rows: int) -> WrittenFile:
-        if self._open_path != self._path:
+        digest = self._stream.digest.hexdigest()
+        path = self._open_path
+        if storage.is_remote(path):
+            # An object has its name before its bytes, and a new name is a copy: a second object says the digest.
+            storage.write_bytes(path + DIGEST_SUFFIX, digest.encode())
+        else:
+            path = f"{self._stem}-{digest}.parquet"
             # The name must not outlive its bytes in a power failure.
             storage.flush_file(self._open_path)
-            storage.move_files([(self._open_path, self._path)])
-        return WrittenFile(self._table, self._path, rows, self._stream.size, self._stream.digest.hexdigest())
+            storage.move_files([(self._open_path, path)])
+        return WrittenFile(self._table, path, rows, self._stream.size, digest)
 
     def __del__(self) -> None:
         if hasattr(self, "_writer"):

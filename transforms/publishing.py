@@ -1,8 +1,9 @@
 """Publish a finished run, or say why not: the ledger law, the limits, and the steps that no kill can spoil.
 
-The order is fixed. The plan, which is the whole new manifest, is written first; a run that is replaced loses its
-_SUCCESS and its manifest.json; the files move to their published names; manifest.json, _SUCCESS and latest.json are
-written; then the staging folder goes, the plan last. A kill at any point is completed by carrying the plan out again.
+The order is fixed. The plan, which is the whole new manifest, is written first, and checked; a run that is replaced
+loses its _SUCCESS and its manifest.json; the files move to their published names; manifest.json, _SUCCESS and
+latest.json are written; then the staging folder goes, the plan last. A kill at any point is completed by carrying the
+plan out again.
 """
 
 import json
@@ -21,12 +22,11 @@ from transforms.layout import TABLES, RunLayout
 from transforms.ledger import Ledger
 from transforms.limits import Overrun, find_overrun
 from transforms.part_files import write_empty_file
+from transforms.publishing_plan import FOLDERS, carry_out, check_feasible, check_staged, read_plan, write_plan
 from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 
 MANIFEST_VERSION = 1
-_READY = "ready"
-_REPLACED = "replaced"
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         The outcome, which also lies in manifest.json or refused.json, for a launcher that is gone.
     """
     layout = facts.layout
-    if storage.stat(layout.plan) is not None or (is_published(layout) and not facts.overwrite):
+    done = is_published(layout) and (not facts.overwrite or _is_made_of(layout, files, ledger))
+    if done or storage.stat(layout.plan) is not None:
         # A runner may carry this step out again after it has succeeded, or after it was killed half-way.
         complete(layout)
         return read_outcome(layout)
@@ -87,7 +88,8 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
         return refusal
     files = [*files, *_empty_tables(facts, files)]
-    entries, moves = _published_names(layout, files)
+    check_staged(layout, files)
+    entries, staged = _published_names(layout, files)
     manifest = {
         "manifest_version": MANIFEST_VERSION,
         "run_id": layout.run_id,
@@ -98,9 +100,19 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         "limits_overridden": overrun.record() if overrun else None,
         "files": entries,
     }
-    storage.write_bytes(layout.plan, _json({"manifest": manifest, "moves": moves}))
+    write_plan(layout, manifest, staged)
     complete(layout)
     return read_outcome(layout)
+
+
+def _is_made_of(layout: RunLayout, files: Sequence[WrittenFile], ledger: Ledger) -> bool:
+    """Tell whether a published run is made of these very files."""
+    try:
+        manifest = read_manifest(layout, "")
+        digests = {entry["sha256"] for entry in manifest["files"]}
+        return bool(manifest["ledger"] == ledger._asdict()) and {file.sha256 for file in files} <= digests
+    except (ConfigError, KeyError, TypeError):
+        return False  # what cannot be read is not what was just published
 
 
 def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Overrun | None) -> Outcome | None:
@@ -146,15 +158,13 @@ def _empty_tables(facts: RunFacts, files: Sequence[WrittenFile]) -> list[Written
     ]
 
 
-def _published_names(
-    layout: RunLayout, files: Sequence[WrittenFile]
-) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
-    entries, moves = [], []
+def _published_names(layout: RunLayout, files: Sequence[WrittenFile]) -> tuple[list[dict[str, Any]], list[str]]:
+    entries, places = [], []
     for table in TABLES:
         staged = sorted((file for file in files if file.table == table), key=lambda file: file.path)
         for index, file in enumerate(staged):
             target = layout.part(table, index, len(staged))
-            moves.append((file.path, target))
+            places.append(file.path)
             entries.append(
                 {
                     "table": table,
@@ -164,7 +174,7 @@ def _published_names(
                     "sha256": file.sha256,
                 }
             )
-    return entries, moves
+    return entries, places
 
 
 def is_published(layout: RunLayout) -> bool:
@@ -178,25 +188,21 @@ def complete(layout: RunLayout) -> bool:
     Returns:
         Whether there was a plan.
     """
-    if storage.stat(layout.plan) is None:
+    plan = read_plan(layout)
+    if plan is None:
         return False
-    plan = _read_json(layout.plan, f"delete {layout.plan} to publish anew")
-    if is_published(layout):
-        if _same_run(layout, plan["manifest"]):
-            # Killed between _SUCCESS and the end; another run may have been published since.
-            if _is_newest(layout, plan["manifest"]):
-                storage.write_bytes(layout.latest, _json(_pointer(layout, plan["manifest"])))
-            _leave_staging(layout)
-            return True
-        storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
+    manifest = plan.manifest
+    if is_published(layout) and _same_run(layout, manifest):
+        # Killed between _SUCCESS and the end; another run may have been published since.
+        if _is_newest(layout, manifest):
+            storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
+        _leave_staging(layout)
+        return True
+    check_feasible(layout, plan)
+    storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
     # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
     storage.delete_file(layout.manifest)
-    moves = [(source, target) for source, target in plan["moves"]]
-    if storage.is_remote(layout.output):
-        _replace_objects(layout, moves)
-    else:
-        _swap_folders(layout, moves)
-    manifest = plan["manifest"]
+    carry_out(layout, plan)
     storage.write_bytes(layout.manifest, _json(manifest))
     storage.delete_file(layout.refused)
     storage.write_bytes(layout.success, b"")
@@ -207,7 +213,7 @@ def complete(layout: RunLayout) -> bool:
 
 def _leave_staging(layout: RunLayout) -> None:
     # The plan goes last: whoever is killed before leaves it to the next one, and no file that nobody looks for.
-    for name in (*TABLES, _READY, _REPLACED):
+    for name in (*TABLES, *FOLDERS):
         storage.delete_folder(storage.join(layout.staging, name))
     storage.delete_file(layout.staged_identity)
     storage.delete_folder(layout.staging)
@@ -218,11 +224,16 @@ def _is_newest(layout: RunLayout, manifest: dict[str, Any]) -> bool:
     if storage.stat(layout.latest) is None:
         return True
     pointer = _read_json(layout.latest, "delete it, and run again")
-    return bool(pointer["published_at"] <= manifest["published_at"])
+    told = pointer.get("published_at") if isinstance(pointer, dict) else None
+    # One that says nothing is damaged: nobody can follow it.
+    return not isinstance(told, str) or told <= manifest["published_at"]
 
 
 def _same_run(layout: RunLayout, manifest: dict[str, Any]) -> bool:
-    return bool(_read_json(layout.manifest, "delete the run's _SUCCESS") == manifest)
+    try:
+        return bool(_read_json(layout.manifest, "") == manifest)
+    except ConfigError:
+        return False  # it is missing or damaged: whatever it was of, it is not of this run
 
 
 def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
@@ -232,30 +243,6 @@ def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
         "manifest": f"runs/{layout.run_id}/manifest.json",
         **{table: f"{table}/run_id={layout.run_id}" for table in TABLES},
     }
-
-
-def _replace_objects(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
-    # A store has no rename of folders: what is not in the new run goes first, so that two nights never lie mixed.
-    targets = {target for _, target in moves}
-    for table in TABLES:
-        folder = layout.published_table(table)
-        if storage.is_folder(folder):
-            for file in storage.list_folder(folder):
-                if file.path not in targets:
-                    storage.delete_file(file.path)
-    storage.move_files(moves)
-
-
-def _swap_folders(layout: RunLayout, moves: list[tuple[str, str]]) -> None:
-    """Give each table its final names out of sight, then exchange whole folders."""
-    for table in TABLES:
-        ready = storage.join(layout.staging, _READY, table)
-        published = layout.published_table(table)
-        mine = [(source, target) for source, target in moves if storage.parent(target) == published]
-        if storage.stat(mine[0][0]) is None and not storage.is_folder(ready):
-            continue  # exchanged before the kill
-        storage.move_files([(s, storage.join(ready, t.rpartition("/")[2])) for s, t in mine])
-        storage.exchange_folder(ready, published, storage.join(layout.staging, _REPLACED, table))
 
 
 def read_outcome(layout: RunLayout) -> Outcome:
@@ -271,11 +258,15 @@ def read_outcome(layout: RunLayout) -> Outcome:
             f"run {layout.run_id} has neither been published nor refused: it did not come to its end; "
             f"run again with --run-id {layout.run_id} to continue it",
         )
-    manifest = _read_json(layout.manifest, "replace the run with --overwrite, or delete its _SUCCESS")
+    way_out = "replace the run with --overwrite, or delete its _SUCCESS"
+    manifest = read_manifest(layout, way_out)
     message = f"run {layout.run_id} is published in {layout.output}"
-    if overridden := manifest.get("limits_overridden"):
-        message += f" in spite of its limits: {overridden['message']}"
-    return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), manifest["failures_by_code"])
+    try:
+        if overridden := manifest.get("limits_overridden"):
+            message += f" in spite of its limits: {overridden['message']}"
+        return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), dict(manifest["failures_by_code"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{layout.manifest} is damaged; {way_out}") from error
 
 
 def read_attempt(layout: RunLayout) -> Outcome:
@@ -328,9 +319,8 @@ def pending_manifest(layout: RunLayout) -> dict[str, Any] | None:
     Raises:
         ConfigError: The plan is damaged.
     """
-    if storage.stat(layout.plan) is None:
-        return None
-    return dict(_read_json(layout.plan, f"delete {layout.plan} to publish anew")["manifest"])
+    plan = read_plan(layout)
+    return None if plan is None else plan.manifest
 
 
 def _read_json(path: str, way_out: str) -> Any:

@@ -28,12 +28,13 @@ import numpy as np
 
 from transforms.deadlines import START_SECONDS
 from transforms.encoded import Encoded, may_pass
-from transforms.errors import ExitCode, FailureCode, ImageError, RunError, Stage
+from transforms.errors import ExitCode, FailureCode, ImageError, InterruptedRunError, RunError, Stage
 from transforms.headers import probe
 from transforms.images import Decoded
 from transforms.loading import LoadPlan
 from transforms.quarantined import MOST_TEXT, ORPHAN_SECONDS, SIZE, receive, seconds_left
 from transforms.records import DECODERS, FORMATS, ImageInfo
+from transforms.retrying import Backoff, call_with_retries
 
 _LOG = logging.getLogger(__name__)
 
@@ -77,8 +78,8 @@ class Quarantine:
     def __init__(self, plan: LoadPlan, target: str = PREPARE) -> None:
         self._plan = plan
         self._target = target
-        self._mine = threading.local()
-        self._workers: set[_Worker] = set()
+        # By the thread that has started it.
+        self._workers: dict[threading.Thread, _Worker] = {}
         self._restarts = 0
         self._closed = False
         self._lock = threading.Lock()
@@ -90,6 +91,7 @@ class Quarantine:
             ImageError: As there; corrupt_image for an image that ends its worker, decode_timeout for one that takes too
                 long.
             RunError: A worker does not start.
+            InterruptedRunError: Workers are killed while they start, again and again.
         """
         left = plan.decode.timeout_seconds
         while True:
@@ -99,9 +101,10 @@ class Quarantine:
             try:
                 return worker.prepare(data, plan, left)
             except _Lost as lost:
-                self._replace(worker)
+                was_mine = self._replace()
                 # An earlier image may have damaged or filled the worker's memory: only a fresh worker's end is proof.
-                if fresh or lost.proven:
+                # One that was abandoned, for an earlier image that hung, has not ended by itself.
+                if lost.proven or (fresh and was_mine):
                     raise lost.error from lost
                 left -= time.monotonic() - started
 
@@ -111,12 +114,20 @@ class Quarantine:
             restarts, self._restarts = self._restarts, 0
         return restarts
 
+    def abandon(self, thread: threading.Thread) -> bool:
+        """End the worker of a thread, which starts another should it need one; return whether it had one."""
+        with self._lock:
+            worker = self._workers.pop(thread, None)
+        if worker is not None:
+            worker.stop()
+        return worker is not None
+
     def close(self) -> None:
         """End all workers, whatever they are at."""
         with self._lock:
             self._closed = True
-            workers, self._workers = self._workers, set()
-        for worker in workers:
+            workers, self._workers = self._workers, {}
+        for worker in workers.values():
             worker.stop()
 
     def __enter__(self) -> Self:
@@ -127,27 +138,52 @@ class Quarantine:
 
     def _worker(self) -> "_Worker":
         """Return this thread's worker once it is ready."""
-        worker: _Worker | None = getattr(self._mine, "worker", None)
-        if worker is None:
-            worker = self._start()
-        worker.await_ready()
+        # Memory that others have taken is often back soon. The last attempt begins in half of the time that all have.
+        half = START_SECONDS / 2
+        try:
+            return call_with_retries(
+                lambda left: self._await_worker(half + left),
+                lambda error: isinstance(error, _KilledAtStart),
+                Backoff(first_seconds=1.0, deadline_seconds=half),
+            )
+        except TimeoutError as error:
+            raise InterruptedRunError(
+                f"worker processes of decode.quarantine are killed while they start ({error}): look whether the "
+                "machine is out of memory, give it more or lower load.threads"
+            ) from error
+
+    def _await_worker(self, seconds: float) -> "_Worker":
+        with self._lock:
+            worker = self._workers.get(threading.current_thread())
+        worker = worker or self._start()
+        try:
+            worker.await_ready(seconds)
+        except BaseException:
+            # Whoever asks next must not find one that is of no use.
+            self.abandon(threading.current_thread())
+            raise
         return worker
 
     def _start(self) -> "_Worker":
         with self._lock:
             if self._closed:
-                raise RunError(ExitCode.INTERRUPTED, "the quarantine was closed while images were being decoded")
-            worker = _Worker(self._plan, self._target)
-            self._workers.add(worker)
-        self._mine.worker = worker
-        return worker
+                raise InterruptedRunError("the quarantine was closed while images were being decoded")
+            for ended in [thread for thread in self._workers if not thread.is_alive()]:
+                self._workers.pop(ended).stop()
+            worker = self._workers[threading.current_thread()] = _Worker(self._plan, self._target)
+            return worker
 
-    def _replace(self, worker: "_Worker") -> None:
-        worker.stop()
+    def _replace(self) -> bool:
+        """Start another worker for this thread; return whether it had the old one until now."""
+        was_mine = self.abandon(threading.current_thread())
         with self._lock:
-            self._workers.discard(worker)
-            self._restarts += 1
+            self._restarts += was_mine
         self._start()
+        return was_mine
+
+
+class _KilledAtStart(Exception):  # noqa: N818  not an error of its own: it passes, or the run is interrupted
+    """A signal has ended a worker before it was ready."""
 
 
 class _Lost(Exception):  # noqa: N818  not an error of its own: it carries that of the image
@@ -192,26 +228,27 @@ class _Worker:
                 self._said.close()
                 raise _not_started(str(error)) from error
 
-    def await_ready(self) -> None:
+    def await_ready(self, seconds: float) -> None:
         """Wait until it is ready.
 
         Raises:
             RunError: It is not and will not be, which every image would find.
+            _KilledAtStart: A signal has ended it.
         """
         if self._ready:
             return
-        until = time.monotonic() + START_SECONDS
+        until = time.monotonic() + seconds
         try:
             self._send(pickle.dumps(self._plan), until)
             if self._receive_header(until) != {"ready": True}:
                 raise ValueError("it does not speak our language")  # noqa: TRY301
         except TimeoutError as error:
-            self.stop()
             raise _not_started(f"it was not ready within {START_SECONDS:g} s") from error
         except (OSError, EOFError, ValueError) as error:
             ended = self._how_it_ended()
             reason = self._last_words() or ended
-            self.stop()
+            if (self._process.returncode or 0) < 0:
+                raise _KilledAtStart(ended) from error
             raise _not_started(reason) from error
         self._ready = True
         self._said.close()
@@ -296,9 +333,11 @@ class _Worker:
         return f"signal {-code}"
 
     def _last_words(self) -> str:
-        self._said.seek(0)
-        said = self._said.read().decode("utf-8", "replace").strip()
-        return said.splitlines()[-1][:MOST_TEXT] if said else ""
+        # It is closed where the worker was stopped meanwhile; and no words are no reason to lose the error at hand.
+        with contextlib.suppress(OSError, ValueError):
+            self._said.seek(0)
+            return self._said.read().decode("utf-8", "replace").strip().rpartition("\n")[2][:MOST_TEXT]
+        return ""
 
 
 def _environment() -> dict[str, str]:
@@ -329,7 +368,8 @@ def _read_error(header: dict[str, Any]) -> ImageError | _Lost:
     code = FailureCode(_one_of(header, "code", _CODES))
     message, traceback = (_text(header.get(name, "")) for name in ("message", "traceback"))
     if traceback:
-        _LOG.error("a worker process failed in a way that the decoders do not announce\n%s", traceback)
+        _LOG.warning("a worker process failed in a way that the decoders do not announce: %s", message)
+        _LOG.debug("in detail:\n%s", traceback)
     error = ImageError(code, message)
     return _Lost(error) if header.get("out_of_memory") else error
 

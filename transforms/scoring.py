@@ -350,7 +350,7 @@ class Scorer:
                 "calibration": plan.calibration.model_dump_json(),
                 **({} if self._thresholds is None else {"thresholds": json.dumps(self._thresholds.tolist())}),
                 "preprocessing": plan.preprocess.model_dump_json(),
-                **{f"fingerprint.{name}": value for name, value in self.fingerprints.items()},
+                **{tables.FINGERPRINT_KEY + name: value for name, value in self.fingerprints.items()},
             }
         )
 

@@ -8,7 +8,7 @@ import difflib
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from transforms.errors import FailureCode
 
@@ -251,7 +251,9 @@ class LimitSettings(Settings):
     """Failed images over failed plus scored ones; over it the run is not published (exit code 3)."""
     max_failures: int | None = Field(default=None, ge=0)
     """The same as a count; left out, only the rate counts."""
-    allowances: dict[str, NonNegativeInt] = Field(default={}, json_schema_extra={"propertyNames": {"enum": [*_CODES]}})
+    allowances: dict[str, Annotated[int, Field(ge=0, strict=True)]] = Field(
+        default={}, json_schema_extra={"propertyNames": {"enum": [*_CODES]}}
+    )
     """Failures that are expected, by failure code: {not_found: 100} takes up to 100 images that are not found out of
     the rate and the count. In a delta (--since-run), allow for the files that are broken every night: few others are
     tried."""

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import ConfigError
-from transforms.layout import RunLayout, Table
+from transforms.layout import TABLES, RunLayout
+from transforms.part_files import closed_digest, file_schema
 from transforms.records import WrittenFile
 
 _LOG = logging.getLogger(__name__)
 _PATH_COLUMN = "image_path"
+# What Arrow raises of bytes that are no Parquet file, or a damaged one: names and numbers that make no sense, too.
+_DAMAGE = (pa.ArrowException, OSError, KeyError, ValueError)
 
 
 class Adopted(NamedTuple):
@@ -44,21 +47,33 @@ def read_identity(layout: RunLayout) -> dict[str, Any] | None:
         ) from error
 
 
-def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
+class _Foreign(Exception):  # noqa: N818  not an error of the run: the reason why a file is not adopted
+    """A staged file is whole, but nothing shows that this run has written it."""
+
+
+def claim_staging(
+    layout: RunLayout, identity: dict[str, Any], schema: pa.Schema, metadata: Mapping[str, str]
+) -> Adopted:
     """Begin or continue a run: adopt the whole files that an earlier attempt has closed.
 
-    A file is kept when its footer and pages are whole and none of its images is in a file kept before; everything else
-    in the staging folder is never read and goes when the run is published.
+    A file is kept when its bytes have the digest with which it was closed, its schema and metadata are those of this
+    run, and none of its images is in a file kept before; everything else in the staging folder goes when the run is
+    published. Tables without an identity are nobody's, and go at once.
 
     Args:
         layout: The run.
         identity: What the rows are made with and from (fingerprints, inputs): JSON-like.
+        schema: Of the scores table.
+        metadata: Key-value metadata of every scores file.
 
     Raises:
         ConfigError: The earlier attempt was made with something else.
     """
     found = read_identity(layout)
     if found is None:
+        # Before the identity, which would make them this run's.
+        for table in TABLES:
+            storage.delete_folder(layout.staged_table(table))
         storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
         return Adopted((), 0)
     if found != identity:
@@ -67,22 +82,25 @@ def claim_staging(layout: RunLayout, identity: dict[str, Any]) -> Adopted:
             f"run {layout.run_id} was begun with other {', '.join(different)}: one run never mixes two; give what it "
             f"was begun with, another --run-id, or delete {layout.staging} to start it anew"
         )
-    return _adopt(layout, "scores")
+    return _adopt(layout.staged_table("scores"), file_schema(schema, metadata))
 
 
-def _adopt(layout: RunLayout, table: Table) -> Adopted:
+def _adopt(folder: str, schema: pa.Schema) -> Adopted:
     files: list[WrittenFile] = []
     # 64-bit hashes: a collision only means that a file is scored again.
     seen: set[int] = set()
-    folder = layout.staged_table(table)
     closed = list(storage.list_folder(folder)) if storage.is_folder(folder) else []
     for file in closed:
         if not file.path.endswith(".parquet"):
             continue
         try:
             data = storage.read_bytes(file.path)
-            hashes = [hash(path) for path in _checked_paths(data)]
-        except (pa.ArrowException, OSError) as error:
+            digest = _check_digest(file.path, data)
+            hashes = [hash(path) for path in _checked_paths(data, schema)]
+        except _Foreign as error:
+            _LOG.warning("staged file %s is not adopted: %s", file.path, error)
+            continue
+        except _DAMAGE as error:
             # A power failure can leave a name without its bytes. It goes with the staging folder; its images are
             # scored again.
             _LOG.warning("staged file %s is damaged and not adopted: %s", file.path, str(error).split("\n")[0])
@@ -91,17 +109,47 @@ def _adopt(layout: RunLayout, table: Table) -> Adopted:
         if seen & paths or len(paths) != len(hashes):
             continue
         seen |= paths
-        files.append(WrittenFile(table, file.path, len(paths), len(data), hashlib.sha256(data).hexdigest()))
+        files.append(WrittenFile("scores", file.path, len(paths), len(data), digest))
     return Adopted(tuple(files), len(seen))
 
 
-def _checked_paths(data: bytes) -> list[str]:
-    """Return the image paths of a Parquet file whose every page has the checksum that it was written with.
+def _check_digest(path: str, data: bytes) -> str:
+    """Return the digest of a staged file's bytes, which is the one that it was closed with.
+
+    Checksums of pages would not do: they cover neither the pages' headers nor the footer, and one flipped bit there
+    gives other values under the right checksum.
 
     Raises:
+        _Foreign: Nobody says what its digest was.
+        OSError: It is damaged.
+    """
+    closed = closed_digest(path)
+    if closed is None:
+        raise _Foreign("nothing says the SHA-256 that it was closed with")
+    found = hashlib.sha256(data).hexdigest()
+    if found != closed:
+        raise OSError(f"its bytes have the SHA-256 {found}, it was closed with {closed}")
+    return found
+
+
+def _checked_paths(data: bytes, schema: pa.Schema) -> list[str]:
+    """Return the image paths of a Parquet file that can be read whole and has the schema and metadata of this run.
+
+    Raises:
+        _Foreign: It has others.
         OSError: It is damaged.
     """
     file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    found = file.schema_arrow
+    if not found.equals(schema):
+        theirs, ours = list(found), list(schema)
+        different = {field.name for field in theirs if field not in ours}
+        different |= {field.name for field in ours if field not in theirs}
+        raise _Foreign(f"its columns are not those of this run: {', '.join(sorted(different)) or 'their order'}")
+    said, expected = found.metadata or {}, schema.metadata or {}
+    if said != expected:
+        other = sorted(key.decode() for key in {*said, *expected} if said.get(key) != expected.get(key))
+        raise _Foreign(f"it was made with other {', '.join(other)}")
     return [path for batch in file.iter_batches() for path in batch.column(_PATH_COLUMN).to_pylist()]
 
 

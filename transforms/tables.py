@@ -15,6 +15,7 @@ from transforms.records import DECODERS, FORMATS, Failure, ImageInfo, ImageRef
 from transforms.redaction import redact
 
 METADATA_PREFIX = "score_images."
+FINGERPRINT_KEY = "fingerprint."
 
 _STRING_DICTIONARY = pa.dictionary(pa.int32(), pa.string())
 _TOP_K_ITEM = pa.struct(

@@ -38,9 +38,13 @@ class LoadThreads:
         """
         self._crew.submit(task)
 
-    def replace(self, thread: threading.Thread) -> None:
-        """Start another thread for one that hangs; it ends with its task, should that ever end."""
-        self._crew.replace(thread)
+    def replace(self, thread: threading.Thread) -> int:
+        """Start another thread for one that hangs; it ends with its task, should that ever end.
+
+        Returns:
+            How many tasks have hung so far.
+        """
+        return self._crew.replace(thread)
 
     def close(self) -> None:
         """Drop what has not begun, and wait a few seconds for what has, but not for threads that were replaced."""
@@ -59,6 +63,7 @@ class _Crew:
         self._tasks: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._members: set[threading.Thread] = set()
         self._ended = False
+        self._hung = 0
         self._lock = threading.Lock()
 
     def grow(self, count: int) -> None:
@@ -74,12 +79,14 @@ class _Crew:
                 raise RuntimeError("threads take no tasks after their shutdown")
             self._tasks.put(task)
 
-    def replace(self, thread: threading.Thread) -> None:
+    def replace(self, thread: threading.Thread) -> int:
         with self._lock:
+            self._hung += 1
             # It may have come back and have begun another task, which hangs as well: it has its successor already.
             if thread in self._members and not self._ended:
                 self._members.remove(thread)
                 self.grow(1)
+            return self._hung
 
     def end(self) -> None:
         with self._lock:

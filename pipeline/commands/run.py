@@ -55,7 +55,8 @@ def call(args: argparse.Namespace) -> int:
     import_tensorflow()
     from transforms.scoring import Scorer
 
-    with ThreadPoolExecutor(1, thread_name_prefix="model") as pool:
+    pool = ThreadPoolExecutor(1, thread_name_prefix="model")
+    try:
         frozen = threading.Event()
         loading = pool.submit(Scorer, config.scorer_plan(), frozen.set)
         loading.add_done_callback(lambda _: frozen.set())
@@ -80,5 +81,8 @@ def call(args: argparse.Namespace) -> int:
                 loading=loading.result,
             )
         )
+    finally:
+        # An interrupt does not wait for a model that is being loaded.
+        pool.shutdown(wait=False)
     print(summary(result))
     return result.outcome.exit_code

@@ -22,6 +22,7 @@ from tests.model_zoo import pooled_model
 from tests.runs import run_quietly, small_config, tree, write_config
 from transforms import storage
 from transforms.layout import TABLES, RunLayout, Table
+from transforms.part_files import closed_digest
 
 pytest_plugins = ["tests.s3_store"]
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
@@ -98,7 +99,7 @@ def staged(layout: RunLayout) -> list[str]:
         found = [file.path for file in storage.list_folder(folder)] if storage.is_folder(folder) else []
     except FileNotFoundError:  # published between the two questions
         return []
-    return [path for path in found if path.endswith(".parquet")]
+    return [path for path in found if path.endswith(".parquet") and closed_digest(path) is not None]
 
 
 def kill_when(process: "subprocess.Popen[str]", now: Callable[[], bool]) -> bool:
