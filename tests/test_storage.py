@@ -85,6 +85,10 @@ class TestAbsolute:
                 "git+ssh://x/a.jpg",
                 "storage scheme git+ssh:// of git+ssh://x/a.jpg is not supported; use local, s3:// or gs://",
             ),
+            (
+                "https://me:pass word@host/a cat.jpg?X-Amz-Signature=f00",
+                "storage scheme https:// of https://***@host/a cat.jpg?*** is not supported; use local, s3:// or gs://",
+            ),
             ("s3:///a.jpg", "s3:///a.jpg names no bucket; write s3://bucket/folder"),
             ("gs://", "gs:// names no bucket; write gs://bucket/folder"),
             (

@@ -22,6 +22,7 @@ from pyarrow import fs
 
 from transforms import stores
 from transforms.errors import ConfigError
+from transforms.redaction import redact_url
 from transforms.retrying import Backoff, call_with_retries
 
 T = TypeVar("T")
@@ -83,7 +84,9 @@ def _absolute_url(url: str, scheme: str, rest: str) -> str:
         return absolute(os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(rest[len(place) :] or "/"))))
     if scheme not in REMOTE_SCHEMES:
         hint = {"gcs": "; write gs://", "s3a": "; write s3://", "s3n": "; write s3://"}.get(scheme, "")
-        raise ConfigError(f"storage scheme {scheme}:// of {url} is not supported{hint}; use local, s3:// or gs://")
+        raise ConfigError(
+            f"storage scheme {scheme}:// of {redact_url(url)} is not supported{hint}; use local, s3:// or gs://"
+        )
     if not place:
         raise ConfigError(f"{url} names no bucket; write {scheme}://bucket/folder")
     return f"{scheme}://{rest}"
