@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from pyarrow import fs
 
-from transforms import stores
+from transforms import folders, stores
 from transforms.errors import ConfigError
 from transforms.redaction import redact_url
 from transforms.retrying import Backoff, call_with_retries
@@ -29,7 +29,6 @@ T = TypeVar("T")
 
 REMOTE_SCHEMES = stores.SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _MOVE_THREADS = 16
 SECOND = 1_000_000_000  # nanoseconds
 
@@ -153,7 +152,7 @@ def stat(path: str) -> FileStat | None:
     if is_remote(path):
         filesystem_, inner = impatient_filesystem(path)
         return remote_stat(path, _persist(lambda: filesystem_.get_file_info(inner)))
-    status = _local_status(path)
+    status = folders.status(path)
     return _local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
 
 
@@ -167,20 +166,8 @@ def is_folder(path: str) -> bool:
         # Not impatiently: of GCS, Arrow takes an error of the listing for its first object.
         filesystem_, inner = filesystem(path.rstrip("/"))
         return bool(_persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
-    status = _local_status(path)
+    status = folders.status(path)
     return status is not None and stat_module.S_ISDIR(status.st_mode)
-
-
-def _local_status(path: str) -> os.stat_result | None:
-    # Not through pyarrow: it cannot ask for names that are not UTF-8.
-    try:
-        return os.stat(path)
-    except ValueError:  # a NUL, or a character that no file name can hold
-        return None
-    except OSError as error:
-        if error.errno in _NO_SUCH_PLACE:
-            return None
-        raise
 
 
 def _local_stat(path: str, status: os.stat_result) -> FileStat:
@@ -220,45 +207,24 @@ def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
             if found := remote_stat(f"{scheme}://{info.path}", info):
                 yield found
         return
-    # A stack of half-listed folders, not a recursion: trees can be deeper than Python's stack.
-    stack = [_scan(folder, frozenset())]
-    while stack:
-        above, entries = stack[-1]
-        for entry in entries:
-            status = _entry_status(entry)
-            if status is None:
-                continue
-            if not stat_module.S_ISDIR(status.st_mode):
-                yield _local_stat(entry.path, status)
-            elif recursive and (status.st_dev, status.st_ino) not in above:
-                try:
-                    stack.append(_scan(entry.path, above))
-                except FileNotFoundError:
-                    continue
-                break
-        else:
-            stack.pop()
+    for path, status in folders.walk(folder, recursive=recursive):
+        yield _local_stat(path, status)
 
 
-_Folders = frozenset[tuple[int, int]]
+def list_names(folder: str) -> list[fs.FileInfo]:
+    """Return the files and folders that lie in a folder or prefix itself; none where there is no such folder.
 
-
-def _scan(folder: str, above: _Folders) -> tuple[_Folders, Iterator[os.DirEntry[str]]]:
-    status = os.stat(folder)
-    with os.scandir(folder) as entries:
-        return above | {(status.st_dev, status.st_ino)}, iter(sorted(entries, key=lambda entry: entry.name))
-
-
-def _entry_status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat()
-    except OSError as error:
-        if error.errno not in _NO_SUCH_PLACE:
-            raise
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    Raises:
+        OSError: It cannot be listed.
+    """
+    filesystem_, inner = filesystem(folder.rstrip("/") or "/")
+    # Of GCS, Arrow tells a folder's objects only, not the prefixes in it: those are known by what lies below.
+    selector = fs.FileSelector(inner, allow_not_found=True, recursive=folder.startswith("gs://"))
+    entries = {}
+    for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+        name, below, _ = info.path[len(join(inner, "")) :].partition("/")
+        entries[name] = fs.FileInfo(join(inner, name), fs.FileType.Directory) if below else info
+    return list(entries.values())
 
 
 def read_bytes(path: str) -> bytes:
