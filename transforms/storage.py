@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import stat as stat_module
+import threading
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
@@ -30,6 +31,7 @@ T = TypeVar("T")
 REMOTE_SCHEMES = stores.SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _MOVE_THREADS = 16
+_making = threading.Lock()
 SECOND = 1_000_000_000  # nanoseconds
 
 
@@ -124,14 +126,23 @@ def filesystem(path: str) -> tuple[fs.FileSystem, str]:
     """
     if is_remote(path):
         scheme, _, rest = path.partition("://")
-        return _remote_filesystem(scheme, True), rest
+        return _client(scheme, patient=True), rest
     return _local_filesystem(), path
 
 
 def impatient_filesystem(path: str) -> tuple[fs.FileSystem, str]:
-    """Return what `filesystem` does, but a store's client tries once: for callers that try again themselves."""
-    scheme, _, rest = path.partition("://")
-    return (_remote_filesystem(scheme, False), rest) if is_remote(path) else filesystem(path)
+    """Return what `filesystem` does, but a store's client tries once: for callers that try again themselves.
+
+    The patient one is made with it: once a request has been left behind, it could not be made any more.
+    """
+    patient, rest = filesystem(path)
+    return (_client(path.partition("://")[0], patient=False), rest) if is_remote(path) else (patient, rest)
+
+
+def _client(scheme: str, *, patient: bool) -> fs.FileSystem:
+    # One thread makes it: Arrow makes no client of S3 while a request of another is under way, were it for hours.
+    with _making:
+        return _remote_filesystem(scheme, patient)
 
 
 @functools.cache
