@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.fault_proxy import Fault, FaultyStore
 from tests.runs import tree
 from transforms import claims, storage
 from transforms.bakery import ListNames, Read, Write
@@ -23,7 +24,7 @@ from transforms.errors import ConfigError
 from transforms.layout import RunLayout
 from transforms.owners import this_process
 
-pytest_plugins = ["tests.s3_store"]
+pytest_plugins = ["tests.s3_store", "tests.gcs_store", "tests.faulty_stores"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -195,6 +196,22 @@ def test_a_winner_in_a_store_gives_signs_of_life(bucket: str, monkeypatch: pytes
         while next(iter(storage.list_folder(layout.claims))).version == first.version:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+
+
+@pytest.mark.parametrize("fault", [Fault.BAD_GATEWAY, Fault.GATEWAY_TIMEOUT])
+def test_a_listing_of_claims_that_fails_in_passing_is_repeated(faulty: FaultyStore, fault: Fault) -> None:
+    """One answer of a gateway ends no run: it is taken, also where a killed launcher's claim lies, and given back."""
+    layout = RunLayout(f"{faulty.url}/out", "night")
+    faulty.proxy.inject(fault, "^GET .*prefix=.*_claims", times=1)
+    with RunClaim(layout) as claim:
+        claim.take()
+        assert faulty.proxy.injected == {fault: 1}
+        assert len(files(f"{faulty.url}/out")) == 1
+    faulty.proxy.inject(fault, "^GET .*prefix=.*_claims", times=1)
+    with RunClaim(layout) as claim:
+        claim.tidy()
+    assert faulty.proxy.injected == {fault: 2}
+    assert files(f"{faulty.url}/out") == []
 
 
 def test_who_was_taken_over_says_so(

@@ -307,6 +307,19 @@ def test_signed_urls_of_a_manifest_are_failures_without_their_signatures(tmp_pat
     assert found.path == "https://***@host/get?***"
 
 
+def test_signatures_behind_a_space_are_taken_out_too(tmp_path: Path) -> None:
+    """In the rows' names and in their messages: a name may hold white space, and so may a password."""
+    url = "https://me:pass word@host/a cat.jpg?sig=f00"
+    told = "https://***@host/a cat.jpg?***"
+    message = f"storage scheme https:// of {told} is not supported; use local, s3:// or gs://"
+    (row,) = manifest(tmp_path, "l.txt", f"{url}\n")
+    found = resolve(url)
+    assert isinstance(row, BadName)
+    assert isinstance(found, BadName)
+    assert (row.path, row.error.message) == (f"{tmp_path}/l.txt#1", message)
+    assert (found.path, found.error.message) == (told, message)
+
+
 class TestNamesThatAreNotUnicode:
     MESSAGE = "the name is not valid UTF-8 and cannot be written to a table; rename the file"
 

@@ -1,11 +1,16 @@
 """Reading one image file: its bytes and version, or the code and the sentence of its failure."""
 
+import contextlib
 import http.server
 import inspect
 import os
 import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,18 @@ from transforms.settings import LoadSettings
 pytest_plugins = ["tests.s3_store", "tests.gcs_store", "tests.faulty_stores"]
 
 LIMIT = 1000
+ROOT = Path(__file__).parent.parent
+# What a user's script does, which does not end as the command does.
+SCRIPT = """
+import sys
+from transforms.errors import ImageError
+from transforms.reading import read_image_bytes
+try:
+    read_image_bytes(sys.argv[1], 1000, deadline_seconds=0.5)
+except ImageError as error:
+    print(error.code)
+sys.exit(7)
+"""
 
 
 def refusal(path: str, version: str | None = None, **limits: float) -> tuple[str, str]:
@@ -214,7 +231,15 @@ def stubborn(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler, monkeypatch):
+        yield Handler
+
+
+@contextlib.contextmanager
+def serving(handler: type[http.server.BaseHTTPRequestHandler], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Have s3:// mean a server with this handler."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -223,11 +248,95 @@ def stubborn(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     storage._remote_filesystem.cache_clear()
-    yield Handler
+    yield
     storage._remote_filesystem.cache_clear()
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def trickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A store whose objects have ten bytes; those with slow in their names come a byte in a second."""
+    stop = threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "10")
+            self.send_header("Last-Modified", "Thu, 26 Nov 2026 10:00:00 GMT")
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            with contextlib.suppress(OSError):  # the client has given up
+                for _ in range(10):
+                    self.wfile.write(b"x")
+                    if "slow" in self.path and stop.wait(1.0):
+                        self.close_connection = True  # no client can be made before its read has ended
+                        return
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with serving(Handler, monkeypatch):
+        yield
+        stop.set()
+
+
+class TestTricklingStore:
+    def test_reads_that_were_left_behind_cost_no_other_read_its_time(self, trickling: None) -> None:
+        """They keep their connections: more of them than the AWS client has when nothing is said."""
+        del trickling
+        with ThreadPoolExecutor(40) as pool:
+            late = [pool.submit(refusal, f"s3://bucket/slow{n}.jpg", deadline_seconds=0.5) for n in range(40)]
+            assert {end.result()[0] for end in late} == {"read_timeout"}
+        started = time.monotonic()
+        assert read_image_bytes("s3://bucket/sound.jpg", LIMIT, deadline_seconds=5.0).data == b"x" * 10
+        # What publishes is a client of its own, which is there already: it could not be made any more.
+        filesystem, inner = storage.filesystem("s3://bucket/sound.jpg")
+        assert filesystem.get_file_info(inner).size == 10
+        assert time.monotonic() - started < 5
+
+    def test_clients_are_made_once_by_however_many_threads(
+        self, trickling: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One that is made while another client's read trickles would be there only after its end."""
+        del trickling
+        made: list[bool] = []
+        real = stores.connect
+
+        def connect(scheme: str, *, patient: bool) -> Any:
+            made.append(patient)
+            return real(scheme, patient=patient)
+
+        monkeypatch.setattr(stores, "connect", connect)
+        barrier = threading.Barrier(20)
+
+        def read(number: int) -> bytes:
+            barrier.wait(20)
+            return read_image_bytes(f"s3://bucket/{number}.jpg", LIMIT).data
+
+        with ThreadPoolExecutor(20) as pool:
+            assert set(pool.map(read, range(20))) == {b"x" * 10}
+        assert sorted(made) == [False, True]
+
+    def test_script_ends_without_its_left_behind_read_and_with_its_own_status(self, trickling: None) -> None:
+        """Pyarrow would wait for the last byte, and a process without that wait would crash."""
+        del trickling
+        assert end_of_script("s3://bucket/slow.jpg") == (7, "read_timeout\n", "")
+
+
+def end_of_script(path: str) -> tuple[int, str, str]:
+    """Return how a script ends that reads an image in half a second: its status and what it has said."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, path], cwd=ROOT, text=True, capture_output=True, timeout=60, check=False
+    )
+    assert time.monotonic() - started < 6
+    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("version", [None, "1-1"])
@@ -292,6 +401,13 @@ class TestFaultyStores:
             "the storage did not answer in time: tried once in 0.5 s, the last error: no answer in 0.5 s",
         )
         assert read_image_bytes(f"{url}/sound.jpg", LIMIT).data == b"x"
+
+    def test_script_ends_without_waiting_for_a_silent_store(self, faulty: FaultyStore) -> None:
+        """Of both kinds, with the status that it has chosen."""
+        storage.write_bytes(f"{faulty.url}/silent.jpg", b"x")
+        faulty.proxy.stall_seconds = 30
+        faulty.proxy.inject(Fault.STALL, "/silent.jpg")
+        assert end_of_script(f"{faulty.url}/silent.jpg") == (7, "read_timeout\n", "")
 
     @pytest.mark.parametrize("scheme", ["gs"], indirect=True)
     @pytest.mark.parametrize("old", [b"short", b"as long as it was before"])

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pyarrow import fs
 
 from tests.fault_proxy import PASSING, Fault, FaultyStore
-from transforms import storage, stores
+from transforms import folders, storage, stores
 from transforms.errors import ConfigError
 from transforms.retrying import Backoff
 
@@ -84,6 +85,10 @@ class TestAbsolute:
             (
                 "git+ssh://x/a.jpg",
                 "storage scheme git+ssh:// of git+ssh://x/a.jpg is not supported; use local, s3:// or gs://",
+            ),
+            (
+                "https://me:pass word@host/a cat.jpg?X-Amz-Signature=f00",
+                "storage scheme https:// of https://***@host/a cat.jpg?*** is not supported; use local, s3:// or gs://",
             ),
             ("s3:///a.jpg", "s3:///a.jpg names no bucket; write s3://bucket/folder"),
             ("gs://", "gs:// names no bucket; write gs://bucket/folder"),
@@ -236,7 +241,7 @@ class TestListFolder:
         (tmp_path / "in" / "link").symlink_to(tmp_path / "closed" / "photos")
         (tmp_path / "closed").chmod(0)
         if os.geteuid() == 0:
-            monkeypatch.setattr(storage, "_entry_status", lambda entry: refuse(len, entry.path, entry.path))
+            monkeypatch.setattr(folders, "_entry_status", lambda entry: refuse(len, entry.path, entry.path))
         with pytest.raises(PermissionError, match="link"):
             names(tmp_path / "in")
         (tmp_path / "closed").chmod(0o700)
@@ -420,6 +425,14 @@ class TestStores:
         assert [file.path for file in storage.list_folder(f"{place}/a", recursive=False)] == [f"{place}/a/x.jpg"]
         assert len(list(storage.list_folder(place))) == 4
 
+    def test_names_of_a_folder_are_its_files_and_folders(self, place: str) -> None:
+        """Not what lies deeper; where there is no folder, there are none."""
+        storage.write_bytes(f"{place}/in/x.json", b"x")
+        storage.write_bytes(f"{place}/in/deep/er/y.json", b"y")
+        found = {info.base_name: info.type for info in storage.list_names(f"{place}/in")}
+        assert found == {"x.json": fs.FileType.File, "deep": fs.FileType.Directory}
+        assert storage.list_names(f"{place}/none") == []
+
     def test_missing_places_are_errors_or_none(self, place: str) -> None:
         """A listing of nothing is an error; a question about nothing has the answer None."""
         with pytest.raises(FileNotFoundError):
@@ -474,6 +487,8 @@ class TestFaultyStores:
                 (lambda: storage.stat(f"{url}/none"), None),
                 (lambda: storage.is_folder(f"{url}/a"), True),
                 (lambda: [file.path for file in storage.list_folder(url)], [source]),
+                (lambda: [info.base_name for info in storage.list_names(url)], ["a"]),
+                (lambda: storage.list_names(f"{url}/none"), []),
                 (lambda: storage.move_files([(source, target)]), None),
                 (lambda: storage.read_bytes(target), b"content"),
                 (lambda: storage.stat(source), None),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import fs
 
@@ -195,3 +196,21 @@ def test_clients_know_their_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [strategy.max_attempts for strategy in strategies] == [10, 0]
     assert sum(0.05 * 2**retry for retry in range(10 - 1)) == pytest.approx(25.55)
     assert Backoff().deadline_seconds > 25.55
+
+
+def test_a_new_client_leaves_arrows_threads_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number decides how many connections a client has: it is another one only while one is made."""
+    before = pa.io_thread_count()
+    seen: list[int] = []
+    monkeypatch.setattr(fs, "S3FileSystem", lambda **_: seen.append(pa.io_thread_count()))
+    stores.connect("s3", patient=False)
+    assert seen == [100_000]
+    assert pa.io_thread_count() == before
+
+    def fail(**_: Any) -> None:
+        raise OSError("no region")
+
+    monkeypatch.setattr(fs, "S3FileSystem", fail)
+    with pytest.raises(OSError, match="no region"):
+        stores.connect("s3", patient=False)
+    assert pa.io_thread_count() == before

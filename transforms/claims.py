@@ -311,8 +311,7 @@ def _read_again(path: str) -> bytes:
 
 def _written_at(layout: RunLayout) -> Iterator[tuple[str, float]]:
     """Yield the names of a run's claims, and when each was written last, in seconds by the store's clock."""
-    filesystem, inner = storage.filesystem(layout.claims)
-    for info in filesystem.get_file_info(fs.FileSelector(inner, allow_not_found=True)):
+    for info in storage.list_names(layout.claims):
         if info.type == fs.FileType.File and info.extension == "json":
             yield info.base_name.removesuffix(".json"), (info.mtime_ns or 0) / storage.SECOND
 

@@ -18,7 +18,7 @@ from transforms import manifests, storage
 from transforms.errors import ConfigError, FailureCode, ImageError, InputError, Stage
 from transforms.manifests import Manifest, ManifestKind
 from transforms.records import Failure, ImageRef, now_us
-from transforms.redaction import redact
+from transforms.redaction import redact_url
 from transforms.settings import InputSettings
 
 InputKind = Literal["file", "folder", "glob"] | ManifestKind
@@ -165,7 +165,7 @@ def list_input(source: InputSource, settings: InputSettings) -> Iterator[ImageRe
             yield BadName(f"{source.path}#{number}", ImageError(FailureCode.NOT_FOUND, message))
             continue
         entry = resolve(text, folder)
-        if isinstance(entry, BadName) and redact(text) != text:
+        if isinstance(entry, BadName) and redact_url(text) != text:
             # Without their queries two entries may be the same, and neither must vanish as a duplicate.
             entry = BadName(f"{source.path}#{number}", entry.error)
         yield entry
@@ -182,7 +182,7 @@ def resolve(text: str, folder: str | None = None) -> ImageRef | BadName:
         path = storage.absolute(text, folder)
     except ConfigError as error:
         # One line of a hundred million is no reason to score none.
-        return BadName(redact(_printable(text)), ImageError(FailureCode.READ_ERROR, str(error)))
+        return BadName(redact_url(_printable(text)), ImageError(FailureCode.READ_ERROR, str(error)))
     except UnicodeEncodeError:
         return _not_unicode(text)
     return _checked(path, None)

@@ -16,7 +16,7 @@ from pyarrow import fs
 
 from transforms import storage, stores
 from transforms.errors import FailureCode, ImageError
-from transforms.retrying import Backoff, call_with_retries, call_within
+from transforms.retrying import Backoff, LeftBehindError, call_with_retries, call_within
 
 # What the clients say in text only; Arrow gives these errors no errno.
 _CODES_BY_TEXT = (
@@ -68,7 +68,7 @@ def read_image_bytes(
     try:
         if storage.is_remote(path):
             content = call_with_retries(
-                lambda seconds: call_within(seconds, partial(_read_remote, path, max_bytes, version)),
+                partial(_read_in_time, path, max_bytes, version),
                 stores.is_passing,
                 Backoff(deadline_seconds=deadline_seconds),
             )
@@ -124,6 +124,14 @@ def _read_local(path: str, max_bytes: int) -> FileContent:
     if len(data) != status.st_size:
         raise ImageError(FailureCode.READ_ERROR, _changed(status.st_size, len(data)))
     return FileContent(data, storage.file_version(status.st_mtime_ns, status.st_size))
+
+
+def _read_in_time(path: str, max_bytes: int, version: str | None, seconds: float) -> FileContent:
+    try:
+        return call_within(seconds, partial(_read_remote, path, max_bytes, version))
+    except LeftBehindError:
+        stores.end_without_waiting()
+        raise
 
 
 def _read_remote(path: str, max_bytes: int, version: str | None) -> FileContent:

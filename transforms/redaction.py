@@ -19,10 +19,16 @@ REMOVED = "***"
 
 _USER = re.compile(r"://[^\s/?#\"<>]*@")
 # Buckets know no query: ? and # belong to a key, as they do to the name of a local file.
+_OF_KEYS = "(?:s3|s3a|s3n|gs|gcs|file)://"
 _QUERY = re.compile(
-    r"(?P<url>(?<![A-Za-z0-9+.-])(?!(?:s3|s3a|s3n|gs|gcs|file)://)[A-Za-z0-9+.-]+://(?:(?!://)[^\s?#\"<>])*[?#])"
+    rf"(?P<url>(?<![A-Za-z0-9+.-])(?!{_OF_KEYS})[A-Za-z0-9+.-]+://(?:(?!://)[^\s?#\"<>])*[?#])"
     r"(?P<query>[^\s\"<>]*)",
     re.IGNORECASE,
+)
+_WHOLE_URL = re.compile(
+    rf"(?P<scheme>(?P<of_keys>{_OF_KEYS})?(?(of_keys)|[A-Za-z0-9+.-]+://))(?P<user>[^/?#]*@)?"
+    r"(?P<place>(?(of_keys).*|[^?#]*))(?:(?P<sign>[?#]).*)?",
+    re.IGNORECASE | re.DOTALL,
 )
 # Belongs to the sentence around a URL, not to the URL.
 _AFTER_URL = ".,;:!')]}"
@@ -47,6 +53,20 @@ def redact(text: str) -> str:
     if "://" not in text:
         return text
     return _QUERY.sub(_without_query, _USER.sub(f"://{REMOVED}@", text))
+
+
+def redact_url(whole: str) -> str:
+    """Remove what `redact` does from a text that is one URL and no sentence: nothing but its end ends it.
+
+    >>> redact_url("https://me:sec ret@host/a cat.jpg?X-Amz-Signature=f00")
+    'https://***@host/a cat.jpg?***'
+    """
+    found = _WHOLE_URL.fullmatch(whole)
+    if found is None:
+        return redact(whole)
+    user = f"{REMOVED}@" if found["user"] else ""
+    query = f"{found['sign']}{REMOVED}" if found["sign"] else ""
+    return redact(f"{found['scheme']}{user}{found['place']}{query}")
 
 
 def _without_query(found: re.Match[str]) -> str:

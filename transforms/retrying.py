@@ -4,18 +4,15 @@ Every wait is drawn between nothing and a limit that doubles with each attempt (
 Blog's "Exponential Backoff And Jitter"): a thousand workers that one outage has stopped do not come back as one wave.
 """
 
-import functools
 import random
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import TypeVar
 
 T = TypeVar("T")
-
-# As many threads as may load at a time: LoadSettings.threads.
-_MOST_WAITING = 512
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,10 @@ class Backoff:
         [0.1, 0.2, 12.8, 20.0, 20.0]
         """
         return min(self.largest_seconds, self.first_seconds * 2.0 ** min(attempts - 1, 64))
+
+
+class LeftBehindError(TimeoutError):
+    """An operation has not returned in time; it goes on, and nobody waits for it."""
 
 
 def call_with_retries(
@@ -86,23 +87,25 @@ def call_with_retries(
 def call_within(seconds: float, operation: Callable[[], T]) -> T:
     """Call an operation in a thread, and leave it behind when it takes too long.
 
-    For clients that cannot be told how long they may take. What is left behind ends when the client itself gives up,
-    and the process does not end before that.
+    For clients that cannot be told how long they may take. What is left behind ends when the client itself gives up.
+    Each call has a thread of its own, a daemon: neither another call nor Python's end waits for one left behind.
 
     Raises:
-        TimeoutError: It has not returned.
+        LeftBehindError: It has not returned.
         Exception: What the operation raised.
     """
-    future = _threads().submit(operation)
+    future: Future[T] = Future()
+
+    def attempt() -> None:
+        try:
+            future.set_result(operation())
+        except BaseException as error:  # noqa: BLE001  the caller raises it
+            future.set_exception(error)
+
+    threading.Thread(target=attempt, name="attempt", daemon=True).start()
     try:
         return future.result(seconds)
     except TimeoutError:
         if future.done():
             return future.result()
-        future.cancel()
-        raise TimeoutError(f"no answer in {seconds:.1f} s") from None
-
-
-@functools.cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_MOST_WAITING, thread_name_prefix="attempt")
+        raise LeftBehindError(f"no answer in {seconds:.1f} s") from None

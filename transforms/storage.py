@@ -12,6 +12,7 @@ import functools
 import os
 import re
 import stat as stat_module
+import threading
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
@@ -20,16 +21,17 @@ from typing import NamedTuple, TypeVar
 
 from pyarrow import fs
 
-from transforms import stores
+from transforms import folders, stores
 from transforms.errors import ConfigError
+from transforms.redaction import redact_url
 from transforms.retrying import Backoff, call_with_retries
 
 T = TypeVar("T")
 
 REMOTE_SCHEMES = stores.SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _MOVE_THREADS = 16
+_making = threading.Lock()
 SECOND = 1_000_000_000  # nanoseconds
 
 
@@ -83,7 +85,9 @@ def _absolute_url(url: str, scheme: str, rest: str) -> str:
         return absolute(os.fsdecode(urllib.parse.unquote_to_bytes(os.fsencode(rest[len(place) :] or "/"))))
     if scheme not in REMOTE_SCHEMES:
         hint = {"gcs": "; write gs://", "s3a": "; write s3://", "s3n": "; write s3://"}.get(scheme, "")
-        raise ConfigError(f"storage scheme {scheme}:// of {url} is not supported{hint}; use local, s3:// or gs://")
+        raise ConfigError(
+            f"storage scheme {scheme}:// of {redact_url(url)} is not supported{hint}; use local, s3:// or gs://"
+        )
     if not place:
         raise ConfigError(f"{url} names no bucket; write {scheme}://bucket/folder")
     return f"{scheme}://{rest}"
@@ -122,14 +126,23 @@ def filesystem(path: str) -> tuple[fs.FileSystem, str]:
     """
     if is_remote(path):
         scheme, _, rest = path.partition("://")
-        return _remote_filesystem(scheme, True), rest
+        return _client(scheme, patient=True), rest
     return _local_filesystem(), path
 
 
 def impatient_filesystem(path: str) -> tuple[fs.FileSystem, str]:
-    """Return what `filesystem` does, but a store's client tries once: for callers that try again themselves."""
-    scheme, _, rest = path.partition("://")
-    return (_remote_filesystem(scheme, False), rest) if is_remote(path) else filesystem(path)
+    """Return what `filesystem` does, but a store's client tries once: for callers that try again themselves.
+
+    The patient one is made with it: once a request has been left behind, it could not be made any more.
+    """
+    patient, rest = filesystem(path)
+    return (_client(path.partition("://")[0], patient=False), rest) if is_remote(path) else (patient, rest)
+
+
+def _client(scheme: str, *, patient: bool) -> fs.FileSystem:
+    # One thread makes it: Arrow makes no client of S3 while a request of another is under way, were it for hours.
+    with _making:
+        return _remote_filesystem(scheme, patient)
 
 
 @functools.cache
@@ -150,7 +163,7 @@ def stat(path: str) -> FileStat | None:
     if is_remote(path):
         filesystem_, inner = impatient_filesystem(path)
         return remote_stat(path, _persist(lambda: filesystem_.get_file_info(inner)))
-    status = _local_status(path)
+    status = folders.status(path)
     return _local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
 
 
@@ -164,20 +177,8 @@ def is_folder(path: str) -> bool:
         # Not impatiently: of GCS, Arrow takes an error of the listing for its first object.
         filesystem_, inner = filesystem(path.rstrip("/"))
         return bool(_persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
-    status = _local_status(path)
+    status = folders.status(path)
     return status is not None and stat_module.S_ISDIR(status.st_mode)
-
-
-def _local_status(path: str) -> os.stat_result | None:
-    # Not through pyarrow: it cannot ask for names that are not UTF-8.
-    try:
-        return os.stat(path)
-    except ValueError:  # a NUL, or a character that no file name can hold
-        return None
-    except OSError as error:
-        if error.errno in _NO_SUCH_PLACE:
-            return None
-        raise
 
 
 def _local_stat(path: str, status: os.stat_result) -> FileStat:
@@ -217,45 +218,24 @@ def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
             if found := remote_stat(f"{scheme}://{info.path}", info):
                 yield found
         return
-    # A stack of half-listed folders, not a recursion: trees can be deeper than Python's stack.
-    stack = [_scan(folder, frozenset())]
-    while stack:
-        above, entries = stack[-1]
-        for entry in entries:
-            status = _entry_status(entry)
-            if status is None:
-                continue
-            if not stat_module.S_ISDIR(status.st_mode):
-                yield _local_stat(entry.path, status)
-            elif recursive and (status.st_dev, status.st_ino) not in above:
-                try:
-                    stack.append(_scan(entry.path, above))
-                except FileNotFoundError:
-                    continue
-                break
-        else:
-            stack.pop()
+    for path, status in folders.walk(folder, recursive=recursive):
+        yield _local_stat(path, status)
 
 
-_Folders = frozenset[tuple[int, int]]
+def list_names(folder: str) -> list[fs.FileInfo]:
+    """Return the files and folders that lie in a folder or prefix itself; none where there is no such folder.
 
-
-def _scan(folder: str, above: _Folders) -> tuple[_Folders, Iterator[os.DirEntry[str]]]:
-    status = os.stat(folder)
-    with os.scandir(folder) as entries:
-        return above | {(status.st_dev, status.st_ino)}, iter(sorted(entries, key=lambda entry: entry.name))
-
-
-def _entry_status(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat()
-    except OSError as error:
-        if error.errno not in _NO_SUCH_PLACE:
-            raise
-    try:
-        return entry.stat(follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    Raises:
+        OSError: It cannot be listed.
+    """
+    filesystem_, inner = filesystem(folder.rstrip("/") or "/")
+    # Of GCS, Arrow tells a folder's objects only, not the prefixes in it: those are known by what lies below.
+    selector = fs.FileSelector(inner, allow_not_found=True, recursive=folder.startswith("gs://"))
+    entries = {}
+    for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+        name, below, _ = info.path[len(join(inner, "")) :].partition("/")
+        entries[name] = fs.FileInfo(join(inner, name), fs.FileType.Directory) if below else info
+    return list(entries.values())
 
 
 def read_bytes(path: str) -> bytes:

@@ -3,15 +3,21 @@
 Endpoints and credentials come from the platforms' own places (environment, profiles, metadata servers).
 """
 
+import atexit
+import contextlib
+import ctypes
 import errno
+import functools
 import os
 import re
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 from pyarrow import fs
 
 from transforms.retrying import Backoff, call_with_retries
@@ -24,6 +30,8 @@ _CONNECT_SECONDS = 5.0
 # An answer is given up when no byte has come for this long (whole seconds); AWS's own 3 s are short for a store under
 # load. Google's client waits 120 s, which pyarrow cannot change: reading bounds that from outside.
 _SILENT_SECONDS = 10.0
+# More than a process can have: it has 1,024 descriptors on most systems.
+_CONNECTIONS = 100_000
 # A patient client goes on for about half a minute: 10 retries of the AWS client wait 0.05 * (2 + 4 + ... + 512) = 26 s.
 _PATIENT_RETRIES = 10
 _PATIENT_SECONDS = 30
@@ -43,7 +51,7 @@ _GOOGLE_SECONDS = 3.0  # what Google's own libraries give a metadata server
 
 
 def connect(scheme: str, *, patient: bool) -> fs.FileSystem:
-    """Make a client of a store.
+    """Make a client of a store, one at a time in a process.
 
     Args:
         scheme: s3 or gs.
@@ -70,7 +78,24 @@ def _connect_s3(patient: bool) -> fs.FileSystem:
         # found out when the file is closed.
         "allow_delayed_open": True,
     }
-    return SteadyS3FileSystem(is_passing, **options) if patient else fs.S3FileSystem(**options)
+    with _many_connections():
+        return SteadyS3FileSystem(is_passing, **options) if patient else fs.S3FileSystem(**options)
+
+
+@contextlib.contextmanager
+def _many_connections() -> Iterator[None]:
+    """Have the clients of S3 that are made meanwhile open as many connections as are needed at a time.
+
+    A client has as many as Arrow has threads for reading and writing when it is made, or 25: whatever is beyond waits.
+    A read that was left behind keeps its connection, and the others must not wait for it; nor is another client a way
+    out, because Arrow makes none while a request is under way. This starts no thread, and opens no connection.
+    """
+    threads = pa.io_thread_count()
+    pa.set_io_thread_count(_CONNECTIONS)
+    try:
+        yield
+    finally:
+        pa.set_io_thread_count(threads)
 
 
 def _connect_google(patient: bool) -> fs.FileSystem:
@@ -102,6 +127,20 @@ def list_all(filesystem: fs.FileSystem, selector: fs.FileSelector) -> list[fs.Fi
         if str(error).startswith(os.strerror(errno.ENOENT)):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), selector.base_dir) from error
         raise
+
+
+@functools.cache
+def end_without_waiting() -> None:
+    """Have this process end without its requests that were left behind; what it tells its parent stays.
+
+    At its end, pyarrow waits with the GIL held until S3 has answered the last of them, which may take hours, and to
+    leave that out alone ends in a crash: C++ takes down what they use. So the process ends when all of Python's own
+    end is done, and before that of C++. Only glibc hands the exit status on; elsewhere pyarrow waits as it always does.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "on_exit"):
+        atexit.unregister(fs.ensure_s3_finalized)
+        libc.on_exit(libc._exit, None)
 
 
 def _check_google_credentials() -> None:
