@@ -21,7 +21,7 @@ from transforms.publishing import complete, is_published
 from transforms.staging import claim_staging
 from transforms.tables import FAILURES_SCHEMA
 
-pytest_plugins = ["tests.s3_store"]
+pytest_plugins = ["tests.s3_store", "tests.gcs_store"]
 
 DAY = 86400.0
 TEMPORARY = f"{'0a' * 16}.tmp"
@@ -274,8 +274,10 @@ def test_what_has_changed_since_it_was_listed_stays(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
-def test_a_store_is_cleaned_as_a_disk_is(bucket: str) -> None:
+@pytest.mark.parametrize("store", ["bucket", "gcs_bucket"])
+def test_a_store_is_cleaned_as_a_disk_is(store: str, request: pytest.FixtureRequest) -> None:
     """Folders are prefixes there."""
+    bucket = request.getfixturevalue(store)
     publish(f"{bucket}/out")
     interrupt(f"{bucket}/out")
     interrupt(f"{bucket}/out", "night")

@@ -17,8 +17,6 @@ from collections.abc import Iterator, Sequence
 from errno import EEXIST, ENOTEMPTY
 from typing import Any, NamedTuple
 
-from pyarrow import fs
-
 from transforms import storage
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
@@ -343,9 +341,11 @@ def _files(folder: str) -> list[FileStat]:
 def _folders(folder: str) -> list[str]:
     """Return the names of the folders in a folder; one that no table can hold is nobody's run, and is told."""
     if storage.is_remote(folder):
-        filesystem, inner = storage.filesystem(folder)
-        selected = fs.FileSelector(inner, allow_not_found=True, recursive=False)
-        return [info.base_name for info in filesystem.get_file_info(selected) if info.type == fs.FileType.Directory]
+        # By all files below: of GCS, Arrow lists no folders.
+        start = len(storage.join(folder, ""))
+        files = storage.list_folder(folder) if storage.is_folder(folder) else ()
+        below = (file.path[start:].partition("/") for file in files)
+        return sorted({name for name, slash, _ in below if slash})
     names = []
     # Not through pyarrow: it cannot list names that are not UTF-8.
     for entry in os.scandir(folder) if storage.is_folder(folder) else ():
