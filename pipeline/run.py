@@ -339,6 +339,7 @@ class _Interrupts:
 def _cause(error: BaseException, layout: RunLayout) -> str:
     """Return the last exception that a runner's text names, without the traceback around it."""
     named = _ANY_ERROR.findall(str(error))
-    cause = named[-1] if named else f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+    first = "".join(str(error).strip().splitlines()[:1])  # an interrupt says nothing
+    cause = named[-1] if named else f"{type(error).__name__}: {first}".rstrip(": ")
     full = any(f"[errno {number}]" in cause.lower() for number in _FULL)
     return f"the disk of {layout.output} is full, make room there ({cause})" if full else cause

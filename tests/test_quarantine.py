@@ -178,7 +178,7 @@ class TestWhatComesBack:
     ) -> None:
         """The same sentence, in one line of the log; the traceback of the worker is a detail."""
         quarantine, one = poisoned
-        with caplog.at_level(logging.DEBUG):
+        with caplog.at_level(logging.DEBUG, logger="transforms.quarantine"):
             assert refusal(quarantine, "unexpected", one) == (
                 "corrupt_image", "loading failed unexpectedly: ZeroDivisionError: no such",
             )  # fmt: skip
