@@ -58,6 +58,7 @@ def vectors(table: pa.Table) -> np.ndarray:
     return np.array(table["probabilities"].to_pylist(), np.float32)
 
 
+@pytest.mark.heavy
 def test_its_own_decoder_gives_the_same_answers(
     bytes_in_directory: Path, lite0_directory: Path, image_data_dir: Path
 ) -> None:

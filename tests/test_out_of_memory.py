@@ -41,6 +41,7 @@ def test_measured_batch_size_is_one_that_fits(
     assert result.counts.get("score_out_of_memory_calls", 0) == 0
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("count", "size"),
     [
