@@ -25,6 +25,7 @@ from transforms.settings import (
     LoadSettings,
     ModelSettings,
     PreprocessSettings,
+    ReportSettings,
     ResultSettings,
     Settings,
     WriteSettings,
@@ -58,6 +59,8 @@ class RunConfig(Settings):
     """How many failed images a published run may have."""
     golden: GoldenSettings = Field(default_factory=GoldenSettings)
     """Photos whose probabilities are known, scored before each run."""
+    report: ReportSettings = Field(default_factory=ReportSettings)
+    """The report that every run leaves beside its manifest."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)

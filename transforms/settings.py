@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 from transforms.errors import FailureCode
 
 _DEVICE = r"^(auto|cpu|gpu|gpu:[0-9]{1,3})$"
+MOST_THUMBNAILS = 200
+"""Pictures of a page: each is some kilobytes of it."""
 _CODES = [code.value for code in FailureCode]
 
 Colour = Annotated[int, Field(ge=0, le=255)]
@@ -268,6 +270,16 @@ class LimitSettings(Settings):
                 way_out = f"did you mean {close[0]}? ({allowed})" if close else allowed
                 raise ValueError(f"{name} is no failure code; {way_out}")
         return allowances
+
+
+class ReportSettings(Settings):
+    """The report that every run leaves beside its manifest: report.html for people, report.json for programs."""
+
+    enabled: bool = True
+    """Write it when the run is over; `score-images report` makes it later."""
+    thumbnails: int = Field(default=24, ge=0, le=MOST_THUMBNAILS)
+    """How many images are shown as small pictures: the least certain ones, and a quarter as many that failed. 0 shows
+    none: a report with pictures holds parts of the images, and whoever may read it sees them."""
 
 
 class GoldenSettings(Settings):
