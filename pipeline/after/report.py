@@ -14,7 +14,8 @@ from pydantic import ValidationError
 
 from pipeline.after.ended import EndedRun
 from pipeline.after.report_advice import Spent
-from pipeline.after.report_data import REPORT_VERSION, collect, pictured, time_of
+from pipeline.after.report_contradiction import report_contradiction
+from pipeline.after.report_data import collect, pictured, time_of
 from pipeline.after.report_page import report_html
 from pipeline.pages.thumbnails import thumbnails as make_thumbnails
 from transforms import storage
@@ -77,27 +78,6 @@ def _read_report(run: EndedRun) -> dict[str, Any] | None:
         return None  # damaged: it is made anew
     of_it = report_contradiction(report, {**run.facts, "ledger": run.ledger._asdict()}) is None
     return dict(report) if of_it else None
-
-
-def report_contradiction(report: Any, manifest: Mapping[str, Any]) -> str | None:
-    """Return in what a report.json and the manifest beside it differ; None where it is of that run.
-
-    Args:
-        report: What the file holds.
-        manifest: Of the published run.
-    """
-    if not isinstance(report, dict) or report.get("report_version") != REPORT_VERSION:
-        return f"it is no report of version {REPORT_VERSION}"
-    outcome = report.get("outcome")
-    said = {
-        "run_id": report.get("run_id"),
-        "published_at": outcome.get("published_at") if isinstance(outcome, dict) else None,
-        "ledger": report.get("ledger"),
-    }
-    for name, value in said.items():
-        if value != manifest.get(name, value):
-            return f"it says {name} {json.dumps(value)[:80]}, the manifest {json.dumps(manifest.get(name))[:80]}"
-    return None
 
 
 def _settings(facts: Mapping[str, Any], section: str, kind: type[S]) -> S:

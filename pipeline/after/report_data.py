@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.after.ended import EndedRun
 from pipeline.after.report_advice import Spent, advise, use_of
+from pipeline.after.report_contradiction import REPORT_VERSION
 from pipeline.after.report_rows import (
     FailedRow,
     Scan,
@@ -21,12 +22,11 @@ from pipeline.after.report_rows import (
 )
 from transforms import distributions
 
-REPORT_VERSION = 1
 _EXAMPLES = 4
 """Rows of each failure code that are told."""
 _MOST_STEPS = 60
 """Of the timeline."""
-_TICKS_A_STEP = 4
+_TICKS_A_STEP = 2
 """Batches come in one by one: fewer than this a step would draw them, and not the pace."""
 _LEAST_CERTAIN = 24
 """Images that are told where no pictures are asked for."""
@@ -62,6 +62,7 @@ def collect(run: EndedRun, time: Mapping[str, Any] | None, least_certain: int, n
     scan = scan_scores(scores, labels, independent=independent, keep=least_certain or _LEAST_CERTAIN)
     rows = read_places(scores, scan.least_certain)
     stages, failed = scan_failures(run.paths("failures"), _EXAMPLES)
+    codes = [code for (_, code), _ in stages.most_common()]
     return {
         "report_version": REPORT_VERSION,
         "run_id": run.layout.run_id,
@@ -82,7 +83,7 @@ def collect(run: EndedRun, time: Mapping[str, Any] | None, least_certain: int, n
             "by_stage": [
                 {"stage": stage, "code": code, "images": count} for (stage, code), count in stages.most_common()
             ],
-            "examples": [row._asdict() for row in failed],
+            "examples": [row._asdict() for row in sorted(failed, key=lambda row: codes.index(row.code))],
         },
         "distributions": scan.distributions.to_json(),
         "least_certain": {"by": "entropy" if independent else "margin", "images": _uncertain(rows)},
@@ -115,17 +116,16 @@ def throughput(ticks: Ticks) -> dict[str, Any] | None:
     """
     if ticks.first_us is None or ticks.last_us is None:
         return None
-    seconds = (ticks.last_us - ticks.first_us) / 1e6
-    first = min(ticks.counts)
-    after = {tick: count for tick, count in ticks.counts.items() if tick > first}
-    if seconds <= 0 or not after:
+    first, last = min(ticks.counts), max(ticks.counts)
+    if first == last:
         return None
+    seconds = (ticks.last_us - ticks.first_us) / 1e6
+    after = {tick: count for tick, count in ticks.counts.items() if tick > first}
     steps = max(1, min(_MOST_STEPS, len(after) // _TICKS_A_STEP))
     images = [0] * steps
     for tick, count in after.items():
-        # A tick stands for its moments: its middle lies within the span but for the last one's.
-        middle = (tick + 0.5) * ticks.tick_us - ticks.first_us
-        images[min(int(middle / 1e6 / seconds * steps), steps - 1)] += count
+        # What was done at the end of a step was worked on in it.
+        images[-(-(tick - first) * steps // (last - first)) - 1] += count
     return {
         "first_scored_at": _moment(ticks.first_us),
         "last_scored_at": _moment(ticks.last_us),

@@ -21,15 +21,12 @@ from pipeline.pages.page import (
 from pipeline.pages.thumbnails import Thumbnail
 from transforms.errors import ExitCode
 
-_MOST_CLASSES = 20
+_MOST_CLASSES = 12
 _BINS = 25
 """Bars of a histogram: the counted bins, four at a time."""
-_STEPS = {
-    "read": ("reading", "from the storage, in loading threads"),
-    "decode": ("decoding and resizing", "in the same threads"),
-    "model": ("model", "calls of the model"),
-    "write": ("writing", "the thread that writes tables, while it was kept by it"),
-}
+_FEWEST_STEPS = 3
+"""Fewer show no course."""
+_STEPS = {"read": "reading", "decode": "decoding and resizing", "model": "model", "write": "writing"}
 _REFUSALS = {
     ExitCode.TOO_MANY_FAILURES: "too many failures",
     ExitCode.LEDGER_MISMATCH: "the ledger does not add up",
@@ -59,8 +56,11 @@ def report_html(report: Mapping[str, Any], pictures: Mapping[str, Thumbnail], th
         told=[] if uncertain else list(map(_uncertain_row, report["least_certain"]["images"])),
         codes=_codes(report),
         examples=[[row["code"], row["image_path"], row["message"]] for row in report["failures"]["examples"]],
+        # The table has all of them: what has no picture is not said twice.
         failed=[
-            (pictures[row.image_path], [f"{row.code}: {row.message}"]) for row in failed if row.image_path in pictures
+            (pictures[row.image_path], [f"{row.code}: {row.message}"])
+            for row in failed
+            if row.image_path in pictures and pictures[row.image_path].uri
         ],
         images=_images(report["images"]),
         facts=_facts(report),
@@ -105,7 +105,7 @@ def _time(time: Mapping[str, Any] | None) -> dict[str, Any] | None:
     spent = time["thread_seconds"]
     whole = sum(spent.values())
     parts = [
-        Bar(_STEPS[step][0], seconds, f"{duration_text(seconds)} ({percent_text(seconds / whole if whole else 0.0)})")
+        Bar(_STEPS[step], seconds, f"{duration_text(seconds)} ({percent_text(seconds / whole if whole else 0.0)})")
         for step, seconds in spent.items()
     ]
     cards = [
@@ -134,7 +134,7 @@ def _share(value: float) -> float:
 
 
 def _pace(pace: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if pace is None:
+    if pace is None or len(pace["images_by_step"]) < _FEWEST_STEPS:
         return None
     start = datetime.fromisoformat(pace["first_scored_at"])
     step = pace["step_seconds"]
@@ -154,11 +154,6 @@ def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
     top = list(mix.items())[:_MOST_CLASSES]
     rest = sum(mix.values()) - sum(count for _, count in top)
     rows = [Bar(label, count, f"{count_text(count)} ({percent_text(count / counted['rows'])})") for label, count in top]
-    if rest:
-        rows.append(
-            Bar(f"{count_text(len(mix) - len(top))} other classes", rest,
-                f"{count_text(rest)} ({percent_text(rest / counted['rows'])})")
-        )  # fmt: skip
     drawn = []
     for name, caption in (("confidence", "Top-1 confidence"), ("margin", "Margin"), ("entropy", "Entropy")):
         edges, counts = coarse(counted[name]["edges"], counted[name]["counts"])
@@ -167,6 +162,11 @@ def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
         note = f"about {number_text(mean)} in the mean" if mean is not None else ""
         drawn.append((caption, charts.histogram(caption, edges, counts, label), note))
     seen = f"{count_text(len(mix))} of {count_text(len(counted['labels']))} classes were predicted"
+    if rest:
+        seen += (
+            f"; the {count_text(len(mix) - len(top))} that are not drawn have {count_text(rest)} images "
+            f"({percent_text(rest / counted['rows'])})"
+        )
     return {"histograms": drawn, "mix": charts.bars("Class mix", rows), "seen": seen}
 
 
@@ -209,16 +209,20 @@ def _images(images: Mapping[str, Any]) -> dict[str, Any] | None:
         "cards": [
             ("encoded", size_text(sizes["total"]), "all scored images"),
             ("a file", size_text(sizes["total"] / count), f"{size_text(sizes['min'])} to {size_text(sizes['max'])}"),
-            ("megapixels", number_text(pixels["total"] / count / 1e6),
-             f"{number_text(pixels['min'] / 1e6)} to {number_text(pixels['max'] / 1e6)}"),
+            ("megapixels", _megapixels(pixels["total"] / count),
+             f"{_megapixels(pixels['min'])} to {_megapixels(pixels['max'])}"),
         ],
         "charts": [
             ("Formats", charts.bars("Formats", formats)),
             ("Sizes of files", charts.bars("Sizes of files", _ranges(sizes, size_text))),
-            ("Megapixels", charts.bars("Megapixels", _ranges(pixels, lambda edge: number_text(edge / 1e6)))),
+            ("Megapixels", charts.bars("Megapixels", _ranges(pixels, _megapixels))),
         ],
         "decoders": ", ".join(f"{name} {count_text(found)}" for name, found in images["decoders"].items()),
     }  # fmt: skip
+
+
+def _megapixels(pixels: float) -> str:
+    return number_text(pixels / 1e6) if pixels >= 1000 else "under 0.001"
 
 
 def _ranges(spread: Mapping[str, Any], text: Any) -> list[Bar]:
