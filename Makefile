@@ -7,10 +7,10 @@ EXTRAS := demo,test,lint
 FER := fer==25.10.3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-browser fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # One stamp a set of extras: the demo needs no test tools.
 $(VENV)/.demo: setup.py constraints.txt
@@ -37,6 +37,9 @@ test: $(VENV)/.test ## Set up and run the tests
 
 test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
 	$(BIN)/python -m pytest -m heavy
+
+test-browser: $(VENV)/.test ## Open the pages in Chromium (apt-get install chromium), on a desktop and on a phone
+	$(BIN)/python -m pytest -m browser
 
 fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ='--count 3000' for fewer
 	$(BIN)/python -m tests.fuzz_images $(FUZZ)

@@ -26,6 +26,7 @@ from transforms.settings import (
     LoadSettings,
     ModelSettings,
     PreprocessSettings,
+    ReportSettings,
     ResultSettings,
     Settings,
     WriteSettings,
@@ -61,6 +62,8 @@ class RunConfig(Settings):
     """Whether tonight's answers are distributed like a baseline's, judged before a run is published."""
     golden: GoldenSettings = Field(default_factory=GoldenSettings)
     """Photos whose probabilities are known, scored before each run."""
+    report: ReportSettings = Field(default_factory=ReportSettings)
+    """The report that every run leaves beside its manifest."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)

@@ -71,16 +71,34 @@ def test_a_picture_is_turned_as_the_camera_was(tmp_path: Path) -> None:
 
 def test_what_cannot_be_shown_says_why(tmp_path: Path) -> None:
     """One sentence each, with the code that a run would give; what was asked for twice is there once."""
-    whole = make_photo(tmp_path / "whole.jpg", 1)
-    (tmp_path / "cut.jpg").write_bytes(whole.read_bytes()[:-40])
+    make_photo(tmp_path / "whole.jpg", 1)
+    whole = make_photo(tmp_path / "whole.png", 1)
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:-40])
     (tmp_path / "text.jpg").write_text("no image")
     large = make_photo(tmp_path / "large.png", 2, (400, 400))
-    names = ["whole.jpg", "cut.jpg", "text.jpg", "gone.jpg", "large.png", "whole.jpg"]
+    names = ["whole.jpg", "cut.png", "text.jpg", "gone.jpg", "large.png", "whole.jpg"]
     paths = [str(tmp_path / name) for name in names]
     found = thumbnails(paths, DecodeSettings(max_file_bytes=large.stat().st_size - 1))
     assert list(found) == paths[:-1]
     reasons = [(thumbnail.reason or "shown").partition(":")[0] for thumbnail in found.values()]
     assert reasons == ["shown", "truncated_image", "unsupported_format", "not_found", "too_large_file"]
+
+
+def test_a_damaged_jpeg_is_shown_as_far_as_it_goes(tmp_path: Path) -> None:
+    """Half of the bytes are the upper half of the picture; within the limits of the run, and not in quarantine."""
+    whole = halves(tmp_path / "whole.jpg", 320, 320, quality=95)
+    cut = tmp_path / "cut.jpg"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    found = thumbnails([str(cut)], DecodeSettings())[str(cut)]
+    pixels = pixels_of(found).astype(int)
+    assert pixels.shape[:2] == (160, 160)
+    assert (pixels[:60, :70, 0] > pixels[:60, :70, 2] + 100).all()
+    small = thumbnails([str(cut)], DecodeSettings(max_decode_bytes=100_000))[str(cut)]
+    assert small.reason is not None
+    assert small.reason.startswith(("too_many_pixels", "truncated_image"))
+    strange = thumbnails([str(cut)], DecodeSettings(quarantine=True), seconds=60)[str(cut)]
+    assert strange.reason is not None
+    assert strange.reason.startswith("truncated_image")
 
 
 def test_images_of_strangers_are_decoded_by_workers(tmp_path: Path) -> None:

@@ -97,7 +97,10 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         check_staged(layout, files)
         health, refusal = _examine(facts, files, ledger, codes)
     if refusal is not None:
-        storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest, **health}))
+        # Staging may hold files of attempts that failed, too: the report tells of these.
+        entries = [_entry(layout, file, file.path) for file in files]
+        refused = {"outcome": _outcome_json(refusal), "run": facts.manifest, "files": entries, **health}
+        storage.write_bytes(layout.refused, _json(refused))
         return refusal
     empty = _empty_tables(facts, files)
     check_staged(layout, empty)
@@ -209,16 +212,18 @@ def _published_names(layout: RunLayout, files: Sequence[WrittenFile]) -> tuple[l
         for index, file in enumerate(staged):
             target = layout.part(table, index, len(staged))
             places.append(file.path)
-            entries.append(
-                {
-                    "table": table,
-                    "path": target.removeprefix(layout.output.rstrip("/") + "/"),
-                    "rows": file.rows,
-                    "size_bytes": file.size_bytes,
-                    "sha256": file.sha256,
-                }
-            )
+            entries.append(_entry(layout, file, target))
     return entries, places
+
+
+def _entry(layout: RunLayout, file: WrittenFile, path: str) -> dict[str, Any]:
+    return {
+        "table": file.table,
+        "path": path.removeprefix(layout.output.rstrip("/") + "/"),
+        "rows": file.rows,
+        "size_bytes": file.size_bytes,
+        "sha256": file.sha256,
+    }
 
 
 def is_published(layout: RunLayout) -> bool:
@@ -246,9 +251,11 @@ def complete(layout: RunLayout) -> bool:
     storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
     # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
     storage.delete_file(layout.manifest)
+    # Nor a report of other rows than there are.
+    for stale in (*layout.reports, *layout.refusal):
+        storage.delete_file(stale)
     carry_out(layout, plan)
     storage.write_bytes(layout.manifest, _json(manifest))
-    storage.delete_file(layout.refused)
     storage.write_bytes(layout.success, b"")
     storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
     _leave_staging(layout)

@@ -14,6 +14,8 @@ from transforms.errors import FailureCode
 
 _DEVICE = r"^(auto|cpu|gpu|gpu:[0-9]{1,3})$"
 _RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+MOST_THUMBNAILS = 200
+"""Pictures of a page: each is some kilobytes of it."""
 _CODES = [code.value for code in FailureCode]
 
 Colour = Annotated[int, Field(ge=0, le=255)]
@@ -301,6 +303,16 @@ class HealthSettings(Settings):
         if baseline is not None and not re.fullmatch(_RUN_ID, baseline):
             raise ValueError(f"baseline must be latest or the id of a published run, got {baseline!r}")
         return baseline
+
+
+class ReportSettings(Settings):
+    """The report that every run leaves beside its manifest: report.html for people, report.json for programs."""
+
+    enabled: bool = True
+    """Write it when the run is over; `score-images report` makes it later."""
+    thumbnails: int = Field(default=24, ge=0, le=MOST_THUMBNAILS)
+    """How many images are shown as small pictures: the least certain ones, and a quarter as many that failed. 0 shows
+    none: a report with pictures holds parts of the images, and whoever may read it sees them."""
 
 
 class GoldenSettings(Settings):

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.after.published import UNREADABLE, PublishedRun, describe_run, locate_run, read_manifest
+from pipeline.after.report_contradiction import report_contradiction
 from pipeline.after.verify_manifest import File, Manifest, contradictions, split_files
 from pipeline.after.verify_rows import failure_breaches, score_breaches
 from transforms import distributions, storage
@@ -49,6 +50,7 @@ PROMISES = {
     "margin": "margin is p1 - p2",
     "entropy": "entropy is that of the probabilities",
     "positive": "positive_labels are those over their threshold",
+    "report": "report.json, where there is one, tells of this run as it is published",
     "latest": "latest.json, where it points to this run, points to what is there",
 }
 """What is checked, in this order."""
@@ -167,6 +169,7 @@ class _Checks:
         self._check_counts(manifest)
         self._check_answers(manifest)
         self._check_paths()
+        self._check_report(content)
         self._check_pointer()
 
     def _check_manifest(self, manifest: Manifest) -> None:
@@ -347,6 +350,17 @@ class _Checks:
                 if paths[at] in seen:
                     self._add("paths", f"{paths[at]} is in {seen[paths[at]]} and in {name}")
                 seen.setdefault(paths[at], name)
+
+    def _check_report(self, manifest: dict[str, Any]) -> None:
+        path = self._layout.report("json", refused=False)
+        if storage.stat(path) is None:
+            return
+        try:
+            wrong = report_contradiction(json.loads(storage.read_bytes(path)), manifest)
+        except ValueError as error:
+            wrong = f"it is no JSON: {_first_line(error)}"
+        if wrong is not None:
+            self._add("report", f"{path}: {wrong}; score-images report makes it again")
 
     def _check_pointer(self) -> None:
         if storage.stat(self._layout.latest) is None:

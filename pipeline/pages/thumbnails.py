@@ -16,13 +16,19 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image
 
-from transforms.errors import RunError
-from transforms.loading import LoadedImage, LoadPlan, load_one
+from transforms.encoded import Encoded
+from transforms.errors import FailureCode, ImageError, RunError
+from transforms.headers import probe
+from transforms.images import Decoded, decode_cost
+from transforms.loading import LoadedImage, LoadPlan, load_one, prepare
 from transforms.memory import ByteBudget
+from transforms.orientation import jpeg_orientation, turn
 from transforms.quarantine import Quarantine
-from transforms.records import ImageRef
+from transforms.records import ImageInfo, ImageRef
+from transforms.resizing import fit
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 from transforms.threads import LoadThreads
 
@@ -32,6 +38,7 @@ SECONDS = 20.0
 """What all pictures of a page may take together, if nothing else is asked for."""
 _THREADS = 4
 _JPEG_QUALITY = 78
+_DAMAGED = (FailureCode.TRUNCATED_IMAGE, FailureCode.CORRUPT_IMAGE)
 
 
 class Thumbnail(NamedTuple):
@@ -67,7 +74,7 @@ def thumbnails(
         load: Loads one image; replaced in tests only.
 
     Returns:
-        One a path.
+        One a path. A damaged JPEG is shown as far as it can be decoded, if not in quarantine.
     """
     wanted = list(dict.fromkeys(paths))
     if not wanted:
@@ -81,9 +88,8 @@ def thumbnails(
         threads = closing.enter_context(LoadThreads(min(_THREADS, len(wanted)), name="thumbnails"))
         quarantine = closing.enter_context(Quarantine(plan)) if decode.quarantine else None
         budget = ByteBudget(plan.load.max_bytes_in_flight)
-        work = functools.partial(
-            load, plan=plan, budget=budget, prepare_with=quarantine.prepare if quarantine else None
-        )
+        prepare_with = quarantine.prepare if quarantine else prepare_what_is_left
+        work = functools.partial(load, plan=plan, budget=budget, prepare_with=prepare_with)
         for path in wanted:
             threads.submit(functools.partial(_make, path, side, until, work, done, at_work))
         while len(found) < len(wanted):
@@ -111,10 +117,39 @@ def encode_thumbnail(path: str, pixels: npt.NDArray[np.uint8]) -> Thumbnail:
     return Thumbnail(path, uri, pixels.shape[1], pixels.shape[0], None)
 
 
+def prepare_what_is_left(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
+    """Make pixels as a run does; of a damaged JPEG, as far as it can be decoded: grey stands for what is gone.
+
+    Raises:
+        ImageError: As loading.prepare.
+    """
+    try:
+        return prepare(data, plan)
+    except ImageError as error:
+        if error.code not in _DAMAGED:
+            raise
+        header = probe(data)
+        settings = plan.decode
+        pixels = header.width * header.height
+        # A file that is cut was refused before anything was asked about its size.
+        too_large = decode_cost(header, len(data)) > settings.max_decode_bytes
+        too_long = header.scans * pixels > settings.max_scan_pixels
+        if header.format != "jpeg" or header.components == 4 or too_large or too_long:
+            raise
+        try:
+            left = simplejpeg.decode_jpeg(data, "RGB", strict=False)
+        except ValueError:
+            raise error from None
+        turned = turn(left, jpeg_orientation(data))
+        info = ImageInfo(turned.shape[1], turned.shape[0], "jpeg", len(data), "simplejpeg")
+        return Decoded(fit(turned, plan.preprocess, plan.height, plan.width), info)
+
+
 def _plan(decode: DecodeSettings, side: int, seconds: float) -> LoadPlan:
     # Bars at two sides say nothing: they are cut off again. The image is never cut.
     preprocess = PreprocessSettings(value_range="0_255", resize="letterbox", interpolation="bilinear")
-    load = LoadSettings(threads=_THREADS, read_timeout_seconds=seconds, max_bytes_in_flight=decode.max_decode_bytes)
+    most = max(decode.max_decode_bytes, 1024**2)
+    load = LoadSettings(threads=_THREADS, read_timeout_seconds=seconds, max_bytes_in_flight=most)
     return LoadPlan(decode, preprocess, side, side, load, batch_size=1)
 
 
