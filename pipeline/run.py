@@ -28,9 +28,11 @@ from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from pipeline.run_report import leave_missing_report, leave_report
 from transforms import observe, storage
+from transforms.baselines import open_baseline
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
+from transforms.health import HealthPlan
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
@@ -145,6 +147,8 @@ def run(request: RunRequest) -> RunResult:
         counts = _launch(request, prepared)
         ended = time.monotonic()
         outcome = read_attempt(layout)
+        if outcome.drifted and outcome.exit_code is ExitCode.PUBLISHED:
+            _LOG.warning("the answers of run %s have %s", layout.run_id, outcome.health)
         since = prepared.chain.run_id if prepared.chain else None
         result = RunResult(
             layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since
@@ -231,6 +235,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     scorer = model.scorer
     check_golden(scorer, request.config)
     chain = _chain(request, layout, scorer)
+    health = _health(request, layout, scorer)
     try:
         claim.take()
         check_places(layout)
@@ -253,6 +258,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         manifest={**_manifest(request, scorer, sources), "since_run": chain and chain.record()},
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
+        health=health,
     )
     return _Prepared(layout, sources, options, adopted, facts, chain, model)
 
@@ -270,6 +276,26 @@ def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | No
         raise ConfigError(f"--since-run {request.since_run} of {request.output} cannot be read: {error}") from error
     _LOG.info("%s", chain)
     return chain
+
+
+def _health(request: RunRequest, layout: RunLayout, scorer: Scorer) -> HealthPlan:
+    settings = request.config.health
+    try:
+        baseline, without = open_baseline(layout, settings)
+    except OSError as error:
+        raise ConfigError(
+            f"health.baseline {settings.baseline} of {request.output} cannot be read: {error}; try again, or leave it "
+            "out to compare with none"
+        ) from error
+    return HealthPlan(
+        settings=settings,
+        labels=tuple(scorer.labels),
+        independent=scorer.meaning.independent,
+        model_id=scorer.classifier.model_id,
+        fingerprints=scorer.fingerprints,
+        baseline=baseline,
+        without=without,
+    )
 
 
 def _identity(scorer: Scorer, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def summary(result: RunResult) -> str:
         lines.append(
             f"  skipped   {ledger.skipped} are as run {result.since}, or one that it relies on, has scored them"
         )
+    if outcome.health and not outcome.drifted:  # else the first line says it
+        lines.append(f"  health    {tell(outcome.health)}")
     if result.adopted:
         lines.append(f"  resumed   {result.adopted} of the scored images come from an earlier attempt")
     done = ledger.scored + ledger.failed - result.adopted

@@ -100,6 +100,30 @@ def test_runs_of_real_models_keep_every_promise(digits: Digits, kind: str, skipp
     assert {promise.name for promise in found.promises if promise.skipped} == skipped
 
 
+@pytest.mark.parametrize(
+    ("change", "example"),
+    [
+        (lambda told: told.update(class_counts=[9, 0, 0]), "the manifest says other class_counts than the files hold"),
+        (lambda told: told["entropy"]["counts"].reverse(), "the manifest says other entropy than the files hold"),
+        (lambda told: told.update(rows=4), "the manifest says other rows than the files hold"),
+    ],
+)
+def test_distributions_of_other_rows_break_a_promise(
+    output: Path, change: Callable[[dict[str, Any]], None], example: str
+) -> None:
+    """Tomorrow's gate would compare with them."""
+    change_manifest(output, lambda manifest: change(manifest["distributions"]))
+    assert broken(output) == {"answers": (1, example)}
+
+
+def test_a_manifest_without_distributions_keeps_every_promise(output: Path) -> None:
+    """Older runs have none: it is said that nothing was checked."""
+    change_manifest(output, lambda manifest: manifest.pop("distributions"))
+    found = verify(str(output))
+    assert found.broken == ()
+    assert {p.name: p.skipped for p in found.promises if p.skipped} == {"answers": "the manifest does not say them"}
+
+
 def test_a_run_without_rows_keeps_every_promise(tmp_path: Path) -> None:
     """Both tables are files without rows."""
     publish_scores(tmp_path, [], np.zeros((0, 3)))

@@ -194,13 +194,23 @@ def count(batch: pa.RecordBatch | pa.Table, labels: Sequence[str], *, independen
         tuple(labels),
         independent,
         np.bincount(index, minlength=len(labels)).astype(np.int64),
-        _fill(unit, confidence, "predicted_probability"),
-        _fill(unit, margin, "margin"),
-        _fill(entropy_edges(len(labels), independent=independent), entropy, "entropy"),
+        fill(unit, confidence, "predicted_probability"),
+        fill(unit, margin, "margin"),
+        fill(entropy_edges(len(labels), independent=independent), entropy, "entropy"),
     )
 
 
-def _fill(edges: npt.NDArray[np.float64], values: npt.NDArray[np.float32], name: str) -> Histogram:
+def fill(edges: npt.NDArray[np.float64], values: npt.NDArray[np.float32], name: str) -> Histogram:
+    """Count values in bins.
+
+    Args:
+        edges: float64[B + 1], ascending.
+        values: float32[N].
+        name: Of the values, for messages.
+
+    Raises:
+        ValueError: A value is no number.
+    """
     if np.isnan(values).any():
         raise ValueError(f"{name} holds a value that is no number")
     # Probabilities that a model has computed itself may lie a little outside: they belong to the last bins.

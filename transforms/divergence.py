@@ -12,7 +12,6 @@ the samples are apart, and needs no smoothing of empty groups. For small differe
 """
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist
 from typing import Any, NamedTuple
 
@@ -208,7 +207,7 @@ def merge(counts: npt.ArrayLike, groups: npt.NDArray[np.intp]) -> npt.NDArray[np
     return np.bincount(groups, np.asarray(counts, np.float64), groups.max() + 1).astype(np.int64)
 
 
-def compare_classes(a: Sequence[int], b: Sequence[int]) -> Divergence:
+def compare_classes(a: npt.ArrayLike, b: npt.ArrayLike) -> Divergence:
     """Compare two class mixes: int[C] each, the same classes in the same order."""
     groups = rare_groups(a, b)
     return diverge(merge(a, groups), merge(b, groups))
