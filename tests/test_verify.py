@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.after import verify as verifying
+from pipeline.after.ended import find_ended
 from pipeline.after.published import find_run
+from pipeline.after.report import write_report
 from pipeline.after.verify import PROMISES, verify
 from pipeline.cli import main
 from tests.digits import Digits
@@ -610,6 +612,35 @@ def test_a_pointer_to_this_run_points_to_what_is_there(output: Path, content: di
     assert broken(output) == ({} if says is None else {"latest": (1, says)})
     (output / "latest.json").unlink()
     assert broken(output) == {}
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda report: report["outcome"].update(published_at="2020-01-01T00:00:00+00:00"),
+         'it says published_at "2020-01-01T00:00:00+00:00", the manifest "'),
+        (lambda report: report["ledger"].update(scored=9), 'it says ledger {"listed": 4, "duplicates": 0, "unique": 4'),
+        (lambda report: report.update(report_version=9), "it is no report of version 1"),
+        (lambda report: report.clear(), "it is no report of version 1"),
+    ],
+)  # fmt: skip
+def test_a_report_is_of_the_run_that_it_lies_beside(
+    output: Path, content: Callable[[Any], Any], says: str | None
+) -> None:
+    """One of a run that was replaced, or of nothing, is named."""
+    write_report(find_ended(str(output)), thumbnails=0)
+    assert broken(output) == {}
+    path = output / "runs" / "night" / "report.json"
+    report = json.loads(path.read_text())
+    content(report)
+    path.write_text(json.dumps(report))
+    found = broken(output)
+    count, example = found.pop("report")
+    assert (count, found) == (1, {})
+    assert example.startswith(f"{path}: {says}")
+    assert example.endswith("; score-images report makes it again")
+    path.write_text("{")
+    assert list(broken(output)) == ["report"]
 
 
 def test_the_command_prints_one_line_a_promise(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

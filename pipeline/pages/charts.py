@@ -146,7 +146,7 @@ def histogram(title: str, edges: Sequence[float], counts: Sequence[int], x_label
     """
     drawing = _Drawing(_PLOT_HEIGHT, plot=True)
     drawing.axes.stairs(np.asarray(counts), np.asarray(edges), fill=True, color=_FIRST)
-    drawing.label_axes(edges, x_label)
+    drawing.label_axes(edges, x_label, whole=True)
     return drawing.finish(title, _peak(edges, counts))
 
 
@@ -257,15 +257,15 @@ class _Drawing:
             self.bar(left, top + 2, 9, 9, color)
             self._write(left + 14, top + 10, _cut(tell(name), 26), "left", _INK)
 
-    def label_axes(self, edges: Any, x_label: str) -> None:
-        """Give the axes their range and their words."""
+    def label_axes(self, edges: Any, x_label: str, *, whole: bool = False) -> None:
+        """Give the axes their range and their words; whole numbers where things are counted."""
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         with self._rc():
             self.axes.set_xlim(edges[0], edges[-1])
             self.axes.set_ylim(bottom=0)
             self.axes.set_xlabel(_cut(tell(x_label), 48))
-            self.axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+            self.axes.yaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2, integer=whole))
             self.axes.yaxis.set_major_formatter(FuncFormatter(_short_number))
 
     def label_moments(self, first: datetime, last: datetime) -> None:
