@@ -65,7 +65,9 @@ def _flat(source: ExportSource, block: Block, probabilities: bool) -> pa.Table:
     for rank, (labels, values) in enumerate(top_k_columns(block.rows["top_k"]), 1):
         columns[f"label_{rank}"], columns[f"probability_{rank}"] = labels, values
     if run.activation == "sigmoid":
-        columns["positive_labels"] = pc.binary_join(plain(block.rows["positive_labels"]), SEPARATOR)
+        # Arrow joins lists of texts that may be null, and no others.
+        lists = plain(block.rows["positive_labels"]).cast(pa.list_(pa.string()))
+        columns["positive_labels"] = pc.binary_join(lists, SEPARATOR)
     columns.update({name: plain(block.rows[name]) for name in _AFTER})
     if probabilities:
         p = vectors(block.rows["probabilities"], len(run.labels))

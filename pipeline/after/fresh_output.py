@@ -92,8 +92,7 @@ def fresh_output(path: str, known: Collection[str] | None, *, overwrite: bool) -
     except OSError as error:
         # What the run's own files raise on the way is an InputError already.
         raise ConfigError(
-            f"--out {path} cannot be written: {error.strerror or error}; free space or mend the permissions there, or "
-            "give another path"
+            f"--out {path} cannot be written: {error}; free space or mend the permissions there, or give another path"
         ) from error
     finally:
         _discard(temporary)
