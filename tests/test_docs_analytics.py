@@ -18,6 +18,7 @@ import sqlglot
 from sqlglot import exp
 
 from tests.analyst_nights import BROKEN_OFF, LABELS, NIGHTS, REFUSED, Night, publish_week, write_truth
+from tests.published_runs import publish_scores
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs" / "analytics.md").read_text(encoding="utf-8")
@@ -225,6 +226,26 @@ def test_the_labels_are_read_from_a_file(week: Week, monkeypatch: pytest.MonkeyP
     names: dict[str, Any] = {}
     exec(RECIPES["The probability of one class", "pyarrow"], names)  # noqa: S102  it is our own text
     assert names["result"] == LABELS.index("owl") == 2
+
+
+def test_runs_with_and_without_logits_are_read_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the options that the document names, and not without: either order of the files."""
+    publish_scores(tmp_path / "scores", ["/a"], [[0.2, 0.8]], run_id="b-without")
+    for run_id in ("a-with", "c-with"):
+        publish_scores(tmp_path / "scores", ["/a"], [[0.2, 0.8]], raw=[[1, 2]], run_id=run_id)
+    (tmp_path / "truth.csv").write_text("image_path,label\n/a,0\n")
+    monkeypatch.chdir(tmp_path)
+    option, options = re.findall(r"needs `([^`]+)`, and Polars' `scan_parquet` `([^`]+)`", DOCUMENT)[0]
+    opening = RECIPES[OPEN, "DuckDB"]
+    with duckdb.connect() as connection:
+        with pytest.raises(duckdb.InvalidInputException, match="schema mismatch"):
+            connection.execute(opening + "SELECT * FROM scores").fetchall()
+        connection.execute(opening.replace("hive_partitioning = true", f"hive_partitioning = true, {option}"))
+        assert connection.execute("SELECT count(*), count(logits) FROM scores").fetchall() == [(3, 2)]
+    names: dict[str, Any] = {}
+    opening = RECIPES[OPEN, "Polars"]
+    exec(opening.replace("hive_partitioning=True", f"hive_partitioning=True, {options}"), names)  # noqa: S102
+    assert names["scores"].select("run_id", "logits").collect()["logits"].null_count() == 1
 
 
 def test_the_week_has_what_the_recipes_must_get_right(week: Week) -> None:
