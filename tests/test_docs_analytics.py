@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -185,13 +185,16 @@ def test_every_question_is_answered_for_every_tool() -> None:
 
 
 @pytest.fixture(scope="module")
-def database(week: Week) -> duckdb.DuckDBPyConnection:
+def database(week: Week) -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB with the views of the document."""
-    connection = duckdb.connect()
+    opening = RECIPES[OPEN, "DuckDB"]
     # Relative names in a view are looked up when it is asked: no test changes the folder of the process for it.
-    connection.execute(RECIPES[OPEN, "DuckDB"].replace("'scores/", f"'{week.folder}/scores/").replace(
-        "'truth.csv'", f"'{week.folder}/truth.csv'"))  # fmt: skip
-    return connection
+    opening = opening.replace("'scores/", f"'{week.folder}/scores/").replace(
+        "'truth.csv'", f"'{week.folder}/truth.csv'"
+    )
+    with duckdb.connect() as connection:
+        connection.execute(opening)
+        yield connection
 
 
 @pytest.mark.parametrize("question", SLOW)
