@@ -88,9 +88,12 @@ ENTRYPOINT ["score-images-container"]
 
 FROM ${FLEX_LAUNCHER_IMAGE} AS flex-launcher
 
-# It only submits: the workers' image may be gpu, of the same build.
+# What gcloud dataflow flex-template build takes as --image; build it with EXTRAS=gcp. It only submits: the workers'
+# image may be gpu, of the same build.
 FROM app AS flex-template
 COPY --from=flex-launcher /opt/google/dataflow/python_template_launcher /opt/google/dataflow/python_template_launcher
+COPY --from=wheel /build/pipeline/flex_template.py /template/flex_template.py
+ENV FLEX_TEMPLATE_PYTHON_PY_FILE=/template/flex_template.py
 COPY --from=models --chown=scorer:scorer /models /models
 
 FROM app AS cpu

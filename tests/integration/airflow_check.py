@@ -18,7 +18,7 @@ def main(folder: str, programs: str, logical_date: str) -> None:
         "errors": bag.import_errors,
         "dags": {
             name: {
-                "schedule": dag.timetable.summary,
+                "schedule": str(dag.schedule),
                 "max_active_runs": dag.max_active_runs,
                 "tasks": {task.task_id: task.retries for task in dag.tasks},
             }
