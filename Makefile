@@ -41,8 +41,8 @@ test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks,
 	$(BIN)/python -m pytest -m heavy
 
 test-image: $(VENV)/.test ## Build the container image on a fresh Debian and score the demo inside; as root, with buildah
-	@command -v buildah debootstrap > /dev/null || { apt-get update && apt-get install -y --no-install-recommends \
-	  buildah debootstrap fuse-overlayfs; }
+	{ command -v buildah && command -v debootstrap; } > /dev/null \
+	  || { apt-get update && apt-get install -y --no-install-recommends buildah debootstrap; }
 	$(BIN)/python -m pytest -m image
 
 image: ## Build the container image; TARGET=gpu, IMAGE_FLAGS='--build-arg EXTRAS=heic'
