@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.hub_server import HubServer
 from tests.integration.images import Buildah
-from tests.model_zoo import pooled_model
+from tests.model_zoo import pack, pooled_model
 from tests.runs import make_photo, small_config, write_config
 
 pytestmark = [pytest.mark.image, pytest.mark.timeout(2400)]
 
 ROOT = Path(__file__).parent.parent.parent
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 IMAGE = "localhost/score-images"
 # What a runner calls: the same commands on buildah. The container has its network and its folder from this machine.
 DOCKER = """#!/bin/sh
@@ -108,6 +110,21 @@ def test_the_demo_is_scored_inside(buildah: Buildah, container: str) -> None:
     assert re.search(r"chelsea\.png +tiger cat \d+%", said)
     assert re.search(r"coffee\.png +espresso \d+%", said)
     assert "unique    12 = 11 scored + 1 failed + 0 skipped" in said
+
+
+def test_a_model_of_a_hub_is_baked_into_the_cache(buildah: Buildah, container: str, tmp_path: Path) -> None:
+    """By what the build runs for --build-arg MODEL: afterwards it is found in /models without the hub."""
+    hub = HubServer()
+    try:
+        handle = hub.serve("/google/cats/1", pack(pooled_model(tmp_path / "cats")))
+        assert 'RUN if [ -n "${MODEL}" ]; then score-images inspect "${MODEL}"; fi' in DOCKERFILE
+        buildah.run(container, "score-images", "inspect", handle)
+    finally:
+        hub.close()
+
+    buildah.run(container, "score-images", "inspect", handle)
+
+    assert "/saved_model.pb" in buildah.run(container, "find", "/models", "-name", "saved_model.pb")
 
 
 def test_a_beam_runner_scores_on_a_worker_of_the_image(buildah: Buildah, container: str, tmp_path: Path) -> None:
