@@ -7,8 +7,10 @@ EXTRAS := demo,test,lint
 FER := fer==25.10.3
 EXPORT_TOOLS := cleanlab fiftyone evidently mongo
 
+TARGET := cpu
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-exports fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-exports test-image image fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +41,15 @@ test: $(VENV)/.test ## Set up and run the tests
 test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
 	$(BIN)/python -m pytest -m heavy
 
+test-image: $(VENV)/.test ## Build the container image on a fresh Debian and score the demo inside; as root, with buildah
+	{ command -v buildah && command -v debootstrap; } > /dev/null \
+	  || { apt-get update && apt-get install -y --no-install-recommends buildah debootstrap; }
+	$(BIN)/python -m pytest -m image
+
+image: ## Build the container image; TARGET=gpu, IMAGE_FLAGS='--build-arg EXTRAS=heic'
+	$$(docker info > /dev/null 2>&1 && echo docker build || echo buildah bud --layers) \
+	  --target $(TARGET) -t score-images:$(TARGET) $(IMAGE_FLAGS) .
+
 # What the tools need does not fit together, nor with TensorFlow: an environment for each.
 .cache/exports/%/.done: tests/export_tools/%.txt
 	rm -rf $(@D)
@@ -59,6 +70,7 @@ fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ=
 lint: $(VENV)/.test ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
@@ -76,8 +88,14 @@ lock: ## Renew constraints.txt: resolve the newest versions together
 	rm -rf .cache/lock
 	$(PYTHON) -m venv .cache/lock
 	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(EXTRAS),heic]'
+	# The CUDA libraries of the gpu image are resolved only: gigabytes that nothing else needs.
+	.cache/lock/bin/python -m pip install --quiet --dry-run --report .cache/lock/cuda.json '.[$(EXTRAS),heic]' 'tensorflow[and-cuda]'
 	{ echo '# Versions that were resolved and tested together; renew with: make lock'; \
-	  .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; } > constraints.txt
+	  { .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; \
+	  .cache/lock/bin/python -c "import json; \
+	  found = [entry['metadata'] for entry in json.load(open('.cache/lock/cuda.json'))['install']]; \
+	  print(*(f'{one[\"name\"]}=={one[\"version\"]}' for one in found if one['name'].startswith('nvidia-')), sep='\n')"; \
+	  } | sort -f; } > constraints.txt
 	rm -rf .cache/lock
 
 clean: ## Remove the environment and everything generated

