@@ -10,7 +10,7 @@ EXPORT_TOOLS := cleanlab fiftyone evidently mongo
 TARGET := cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-exports test-image image fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-exports test-image image fuzz check lint types format test-browser bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -49,6 +49,8 @@ test-image: $(VENV)/.test ## Build the container image on a fresh Debian and sco
 image: ## Build the container image; TARGET=gpu, IMAGE_FLAGS='--build-arg EXTRAS=heic'
 	$$(docker info > /dev/null 2>&1 && echo docker build || echo buildah bud --layers) \
 	  --target $(TARGET) -t score-images:$(TARGET) $(IMAGE_FLAGS) .
+test-browser: $(VENV)/.test ## Open the pages in Chromium (apt-get install chromium), on a desktop and on a phone
+	$(BIN)/python -m pytest -m browser
 
 # What the tools need does not fit together, nor with TensorFlow: an environment for each.
 .cache/exports/%/.done: tests/export_tools/%.txt
