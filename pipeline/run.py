@@ -18,13 +18,18 @@ from typing import Any, NamedTuple, Self
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
 
 from pipeline.before.golden import check_golden
 from pipeline.config import RunConfig
+from pipeline.devices_elsewhere import launcher_config, worker_config
 from pipeline.graph import LoadedModel, build, load
-from pipeline.options import is_in_process, pipeline_options
+from pipeline.jobs import Job
+from pipeline.options import Flags, find_flags, flag_names, is_in_process
+from pipeline.pairs import find_accelerators
+from pipeline.places import check_places_of_workers
+from pipeline.profiles import told_flags
 from pipeline.progress import ShowProgress
+from pipeline.submitting import submit
 from transforms import observe, storage
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
@@ -77,7 +82,11 @@ class RunRequest:
     path_column: str = DEFAULT_PATH_COLUMN
     """The column of manifests that holds the paths."""
     beam_flags: Sequence[str] = ()
-    """Beam's own flags."""
+    """Beam's own flags; they win over those of the profile."""
+    profile: str | None = None
+    """Where it is carried out: one of pipeline.profiles; None takes beam_flags as they are."""
+    shared_disk: bool = False
+    """All machines of a cluster have the local paths under the same names."""
     show_progress: bool = True
     """Bar or log lines."""
     loading: Callable[[], Scorer] | None = field(default=None, repr=False)
@@ -106,14 +115,34 @@ class RunResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Checked:
+    """A run of which everything is known that can be without writing a byte."""
+
     layout: RunLayout
+    """Where it goes."""
     sources: tuple[InputSource, ...]
-    options: PipelineOptions
-    adopted: Adopted
-    facts: RunFacts
+    """What is listed."""
+    flags: Flags
+    """Where it is carried out."""
     chain: Chain | None
+    """The runs that it follows."""
     model: LoadedModel = field(repr=False)
+    """Loaded."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has begun."""
+
+    checked: Checked
+    """What was found before."""
+    adopted: Adopted
+    """What an earlier attempt has scored."""
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where it goes."""
+        return self.checked.layout
 
 
 def run(request: RunRequest) -> RunResult:
@@ -124,13 +153,9 @@ def run(request: RunRequest) -> RunResult:
         RunError: It did not come to its end.
     """
     started = time.monotonic()
-    layout = _layout(request)
+    layout = layout_of(request)
     with RunClaim(layout) as claim:
-        try:
-            found = _find(request, layout, claim)
-        except OSError as error:
-            raise _unusable(request, "used", error) from error
-        prepared = _prepare(request, layout, claim) if found is None else found
+        prepared = prepare(request, layout, claim)
         if isinstance(prepared, str):
             claim.tidy()
             return RunResult(layout, read_outcome(layout), prepared, 0, time.monotonic() - started, 0.0, {})
@@ -139,11 +164,13 @@ def run(request: RunRequest) -> RunResult:
         counts = _launch(request, prepared)
         ended = time.monotonic()
         outcome = read_attempt(layout)
-    since = prepared.chain.run_id if prepared.chain else None
+    chain = prepared.checked.chain
+    since = chain.run_id if chain else None
     return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since)
 
 
-def _layout(request: RunRequest) -> RunLayout:
+def layout_of(request: RunRequest) -> RunLayout:
+    """Return where a run goes; one without a name gets a new one."""
     if not request.output.strip():
         raise ConfigError("output is empty: give the folder or URL that holds all runs")
     try:
@@ -197,39 +224,79 @@ def _inputs(sources: Sequence[InputSource]) -> list[dict[str, str]]:
     return [{"kind": source.kind, "path": source.path} for source in sources]
 
 
-def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepared | str:
-    """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored any more."""
-    options = pipeline_options(request.beam_flags)
+def prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> Prepared | str:
+    """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored.
+
+    Raises:
+        ConfigError: It cannot start; nothing was written.
+    """
+    try:
+        found = _find(request, layout, claim)
+    except OSError as error:
+        raise _unusable(request, "used", error) from error
+    return _begin(request, check(request, layout), claim) if found is None else found
+
+
+def check(request: RunRequest, layout: RunLayout) -> Checked:
+    """Check everything that can be before a run begins, and load the model; nothing is written.
+
+    Raises:
+        ConfigError: The run cannot start.
+    """
+    flags = find_flags(request.profile, request.beam_flags)
+    check_places_of_workers(request.config, request.inputs, request.output, flags, shared_disk=request.shared_disk)
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
-    model = load(request.config, request.loading)
-    scorer = model.scorer
-    check_golden(scorer, request.config)
-    chain = _chain(request, layout, scorer)
+    config = request.config if is_in_process(flags.options) else launcher_config(request.config)
+    model = load(config, request.loading)
+    check_golden(model.scorer, request.config)
+    return Checked(layout, sources, flags, _chain(request, layout, model.scorer), model)
+
+
+def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared | str:
+    layout, scorer = checked.layout, checked.model.scorer
+    identity = _identity(scorer, checked.sources, checked.chain)
     try:
         claim.take()
         check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        adopted = claim_staging(layout, _identity(scorer, sources, chain), scorer.schema, scorer.file_metadata())
+        adopted = claim_staging(layout, identity, scorer.schema, scorer.file_metadata())
         storage.delete_file(layout.refused)
     except OSError as error:
         raise _unusable(request, "written", error) from error
     if adopted.rows:
         _LOG.info("run %s goes on: %d images were scored before", layout.run_id, adopted.rows)
+    return Prepared(checked, adopted)
+
+
+def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | None = None) -> beam.Pipeline:
+    """Put a run into a pipeline.
+
+    Args:
+        request: The run.
+        checked: What was found of it.
+        adopted: What an earlier attempt has scored; None where it is not asked.
+    """
+    scorer, options = checked.model.scorer, checked.flags.options
     facts = RunFacts(
-        layout=layout,
+        layout=checked.layout,
         limits=request.config.limits,
         write=request.config.write,
         schemas={"scores": scorer.schema, "failures": FAILURES_SCHEMA},
         file_metadata=scorer.file_metadata(),
-        manifest={**_manifest(request, scorer, sources), "since_run": chain and chain.record()},
+        manifest={**_manifest(request, checked), "since_run": checked.chain and checked.chain.record()},
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
     )
-    return _Prepared(layout, sources, options, adopted, facts, chain, model)
+    pipeline = beam.Pipeline(options=options)
+    earlier = checked.chain.files if checked.chain else ()
+    with_gpu = bool(find_accelerators(options.get_all_options()))
+    config = request.config if is_in_process(options) else worker_config(request.config, with_gpu=with_gpu)
+    build(pipeline, config, checked.sources, facts, checked.model, adopted.files if adopted else (), earlier)
+    return pipeline
 
 
 def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | None:
@@ -262,39 +329,49 @@ def _manifest_version(source: InputSource) -> str | None:
     return found.version if found else None
 
 
-def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
+def _manifest(request: RunRequest, checked: Checked) -> dict[str, Any]:
+    scorer, flags = checked.model.scorer, checked.flags
+    # Workers elsewhere choose their devices and measure their batches themselves.
+    where = "" if is_in_process(flags.options) else "on the launcher: "
+    execution = {what: reason and f"{where}{reason}" for what, reason in scorer.execution.items()}
     # Analysts read it: it says what was asked for without the secrets in it. What a run is and does is never decided by
     # what it says here, except whether a request asks for the same, which compares it with what would be said.
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": redact_value(_inputs(sources)),
+        "inputs": redact_value(_inputs(checked.sources)),
         "model_id": scorer.classifier.model_id,
         "num_classes": scorer.meaning.num_classes,
         "output": scorer.meaning.output,
         "activation": scorer.meaning.activation,
         "activation_reason": scorer.meaning.reason,
         "fingerprints": scorer.fingerprints,
-        "execution": scorer.execution,
+        "execution": execution,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
         "config": request.config.told(),
+        "profile": request.profile,
         "beam_flags": redact_flags(request.beam_flags),
+        "effective_flags": list(told_flags(flags.words, flag_names())),
     }
 
 
-def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
-    pipeline = beam.Pipeline(options=prepared.options)
-    earlier = prepared.chain.files if prepared.chain else ()
-    build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files, earlier)
-    watch = request.show_progress and is_in_process(prepared.options)
+def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
+    options = prepared.checked.flags.options
+    pipeline = build_pipeline(request, prepared.checked, prepared.adopted)
+    watch = request.show_progress and is_in_process(options)
+    job: Job | None = None
     progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
     with _Interrupts() as interrupts:
         try:
             with progress:
-                result = pipeline.run()
+                result, job = submit(pipeline, options, prepared.layout)
+                if not is_in_process(options):
+                    _LOG.info("run %s is job %s", prepared.layout.run_id, job.job_id or job.name)
                 result.wait_until_finish()
+        except ConfigError:
+            raise  # the engine has not taken it
         except (Exception, KeyboardInterrupt) as error:
             # A runner hands back what a worker has raised, or a text of it.
             text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
@@ -304,6 +381,13 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
                 raise RunError(ExitCode.WRONG_INPUT, found["message"]) from error
             cause = found["message"] if found else _cause(error, prepared.layout)
             how = "was interrupted" if interrupts.seen else f"broke off: {cause}"
+            if interrupts.seen and job is not None and job.runner == "dataflow":
+                # What was submitted does not end with its launcher.
+                raise InterruptedRunError(
+                    f"run {prepared.layout.run_id} is not waited for any more; its job {job.job_id} goes on and will "
+                    f"publish: gcloud dataflow jobs cancel {job.job_id} --region={job.region} "
+                    f"--project={job.project} ends it"
+                ) from error
             raise RunError(
                 ExitCode.INTERRUPTED,
                 f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "

@@ -1,0 +1,92 @@
+"""Launch a run on an engine elsewhere and leave it there; or say what would be sent, and send nothing."""
+
+from typing import Any, NamedTuple
+
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+
+from pipeline.dataflow import describe_job, summarize
+from pipeline.jobs import Job
+from pipeline.options import find_flags, flag_names, is_in_process, runner_kind
+from pipeline.profiles import told_flags
+from pipeline.run import RunRequest, build_pipeline, check, layout_of, prepare
+from pipeline.submitting import name_job, submit
+from transforms.claims import RunClaim
+from transforms.errors import ConfigError
+from transforms.layout import RunLayout
+from transforms.redaction import redact_value
+
+
+class Launched(NamedTuple):
+    """A run that was handed over."""
+
+    layout: RunLayout
+    """Where everything will lie."""
+    found: str | None
+    """Why nothing had to be launched; None where it had."""
+    job: Job | None
+    """What it is on its engine."""
+
+
+def launch(request: RunRequest) -> Launched:
+    """Check a run, submit it, and return as soon as its engine has it.
+
+    The claim on the run ends here: that no second job of it is started is the engine's to see, by the job's name.
+
+    Raises:
+        ConfigError: It cannot start, or has no engine that would go on without this process.
+        RunError: The engine has a job of this run at work.
+    """
+    options = _elsewhere(request)
+    layout = layout_of(request)
+    with RunClaim(layout) as claim:
+        prepared = prepare(request, layout, claim)
+        if isinstance(prepared, str):
+            claim.tidy()
+            return Launched(layout, prepared, None)
+        options = prepared.checked.flags.options
+        _, job = submit(build_pipeline(request, prepared.checked, prepared.adopted), options, layout)
+    return Launched(layout, None, job)
+
+
+def dry_run(request: RunRequest) -> dict[str, Any]:
+    """Check a run and return the job that would be sent; nothing is written, staged or sent.
+
+    Returns:
+        JSON-like, without secrets: run, flags, pipeline; for Dataflow the request and the staged files, too.
+
+    Raises:
+        ConfigError: The run could not start.
+    """
+    _elsewhere(request)
+    layout = layout_of(request)
+    checked = check(request, layout)
+    options = checked.flags.options
+    name_job(options, layout)
+    told: dict[str, Any] = {
+        "run_id": layout.run_id,
+        "output": layout.output,
+        "profile": request.profile,
+        "flags": list(told_flags(checked.flags.words, flag_names())),
+    }
+    pipeline = build_pipeline(request, checked)
+    if runner_kind(options) == "dataflow":
+        google = options.view_as(GoogleCloudOptions)
+        place = f"projects/{google.project}/locations/{google.region}/jobs"
+        job = describe_job(pipeline, options)
+        told["pipeline"] = job.pipeline
+        told["staged"] = [file._asdict() for file in job.staged]
+        told["request"] = {"method": "POST", "path": f"/v1b3/{place}", "body": job.request}
+    else:
+        told["pipeline"] = summarize(pipeline.to_runner_api())
+    redacted: dict[str, Any] = redact_value(told)
+    return redacted
+
+
+def _elsewhere(request: RunRequest) -> PipelineOptions:
+    options = find_flags(request.profile, request.beam_flags).options
+    if runner_kind(options) == "local" or is_in_process(options):
+        raise ConfigError(
+            "launch hands a run over to an engine that goes on without it, and a local run has none; take "
+            "--profile flink or a dataflow profile, or score-images run"
+        )
+    return options
