@@ -37,13 +37,13 @@ class Description(NamedTuple):
     """What is staged."""
 
 
-def describe_job(pipeline: beam.Pipeline, options: PipelineOptions) -> Description:
+def describe_job(pipeline: beam.Pipeline) -> Description:
     """Make the job of a pipeline as Beam's runner would, and send nothing.
 
     Args:
-        pipeline: The whole pipeline, with DataflowRunner.
-        options: Its options; they are changed as the runner changes them.
+        pipeline: The whole pipeline, with DataflowRunner and --dry_run.
     """
+    options: PipelineOptions = pipeline.options
     from apache_beam.runners.dataflow.internal import apiclient
 
     class Recorder(apiclient.DataflowApplicationClient):
@@ -60,10 +60,8 @@ def describe_job(pipeline: beam.Pipeline, options: PipelineOptions) -> Descripti
             data = stream.read()
             self.staged.append(StagedFile(name, len(data), hashlib.sha256(data).hexdigest()))
 
-    testing = options.view_as(TestOptions)
-    testing.dry_run = True
     job = pipeline.run().job
-    testing.dry_run = False  # it would be told in the job
+    options.view_as(TestOptions).dry_run = False  # a job that is sent does not tell it
     recorder = Recorder()
     recorder.create_job_description(job)
     from google.protobuf import json_format  # type: ignore[import-untyped]

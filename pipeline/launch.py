@@ -2,14 +2,14 @@
 
 from typing import Any, NamedTuple
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
 
 from pipeline.dataflow import describe_job, summarize
 from pipeline.jobs import Job
 from pipeline.options import find_flags, flag_names, is_in_process, runner_kind
 from pipeline.profiles import told_flags
 from pipeline.run import RunRequest, build_pipeline, check, layout_of, prepare
-from pipeline.submitting import name_job, submit
+from pipeline.submitting import submit
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
@@ -36,15 +36,14 @@ def launch(request: RunRequest) -> Launched:
         ConfigError: It cannot start, or has no engine that would go on without this process.
         RunError: The engine has a job of this run at work.
     """
-    options = _elsewhere(request)
+    _elsewhere(request)
     layout = layout_of(request)
     with RunClaim(layout) as claim:
         prepared = prepare(request, layout, claim)
         if isinstance(prepared, str):
             claim.tidy()
             return Launched(layout, prepared, None)
-        options = prepared.checked.flags.options
-        _, job = submit(build_pipeline(request, prepared.checked, prepared.adopted), options, layout)
+        _, job = submit(build_pipeline(request, prepared.checked, prepared.adopted))
     return Launched(layout, None, job)
 
 
@@ -59,34 +58,43 @@ def dry_run(request: RunRequest) -> dict[str, Any]:
     """
     _elsewhere(request)
     layout = layout_of(request)
-    checked = check(request, layout)
+    checked = check(request, layout, sent=False)
     options = checked.flags.options
-    name_job(options, layout)
     told: dict[str, Any] = {
         "run_id": layout.run_id,
         "output": layout.output,
         "profile": request.profile,
         "flags": list(told_flags(checked.flags.words, flag_names())),
     }
+    # Beam's runner of Dataflow then asks no bucket about its settings, and hands the job back instead of sending it.
+    options.view_as(TestOptions).dry_run = True
     pipeline = build_pipeline(request, checked)
     if runner_kind(options) == "dataflow":
         google = options.view_as(GoogleCloudOptions)
         place = f"projects/{google.project}/locations/{google.region}/jobs"
-        job = describe_job(pipeline, options)
+        job = describe_job(pipeline)
         told["pipeline"] = job.pipeline
         told["staged"] = [file._asdict() for file in job.staged]
-        told["request"] = {"method": "POST", "path": f"/v1b3/{place}", "body": job.request}
+        told["request"] = {"method": "POST", "path": f"/v1b3/{place}", "body": _without_secrets(job.request)}
     else:
         told["pipeline"] = summarize(pipeline.to_runner_api())
-    redacted: dict[str, Any] = redact_value(told)
-    return redacted
+    return {**redact_value({**told, "request": None}), "request": told.get("request")}
 
 
-def _elsewhere(request: RunRequest) -> PipelineOptions:
+def _without_secrets(body: dict[str, Any]) -> dict[str, Any]:
+    """Redact a job's request; Beam's display data names options by `key`, which itself is no secret."""
+    shown = body["environment"]["sdkPipelineOptions"].pop("display_data", [])
+    told: dict[str, Any] = redact_value(body)
+    told["environment"]["sdkPipelineOptions"]["display_data"] = [
+        {**entry, "value": redact_value({entry["key"]: entry.get("value")})[entry["key"]]} for entry in shown
+    ]
+    return told
+
+
+def _elsewhere(request: RunRequest) -> None:
     options = find_flags(request.profile, request.beam_flags).options
     if runner_kind(options) == "local" or is_in_process(options):
         raise ConfigError(
             "launch hands a run over to an engine that goes on without it, and a local run has none; take "
             "--profile flink or a dataflow profile, or score-images run"
         )
-    return options

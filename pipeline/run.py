@@ -29,7 +29,7 @@ from pipeline.pairs import find_accelerators
 from pipeline.places import check_places_of_workers
 from pipeline.profiles import told_flags
 from pipeline.progress import ShowProgress
-from pipeline.submitting import submit
+from pipeline.submitting import check_credentials, new_pipeline, submit
 from transforms import observe, storage
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
@@ -237,14 +237,21 @@ def prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> Prepared
     return _begin(request, check(request, layout), claim) if found is None else found
 
 
-def check(request: RunRequest, layout: RunLayout) -> Checked:
+def check(request: RunRequest, layout: RunLayout, *, sent: bool = True) -> Checked:
     """Check everything that can be before a run begins, and load the model; nothing is written.
+
+    Args:
+        request: The run.
+        layout: Where it goes.
+        sent: Whether it will be handed to an engine, which asks who is there.
 
     Raises:
         ConfigError: The run cannot start.
     """
     flags = find_flags(request.profile, request.beam_flags)
     check_places_of_workers(request.config, request.inputs, request.output, flags, shared_disk=request.shared_disk)
+    if sent:
+        check_credentials(flags.options)
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
@@ -291,7 +298,7 @@ def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | Non
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
     )
-    pipeline = beam.Pipeline(options=options)
+    pipeline = new_pipeline(options, checked.layout)
     earlier = checked.chain.files if checked.chain else ()
     with_gpu = bool(find_accelerators(options.get_all_options()))
     config = request.config if is_in_process(options) else worker_config(request.config, with_gpu=with_gpu)
@@ -366,7 +373,7 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
     with _Interrupts() as interrupts:
         try:
             with progress:
-                result, job = submit(pipeline, options, prepared.layout)
+                result, job = submit(pipeline)
                 if not is_in_process(options):
                     _LOG.info("run %s is job %s", prepared.layout.run_id, job.job_id or job.name)
                 result.wait_until_finish()

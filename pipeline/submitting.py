@@ -9,32 +9,54 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline.jobs import Job, job_name
 from pipeline.options import runner_kind
+from transforms.errors import ConfigError
 from transforms.layout import RunLayout
 
 
-def name_job(options: PipelineOptions, layout: RunLayout) -> None:
-    """Give the job of a run its name on Dataflow, where the user has given it none."""
+def new_pipeline(options: PipelineOptions, layout: RunLayout) -> beam.Pipeline:
+    """Return an empty pipeline; on Dataflow its job has the name of the run, where the user has given it none.
+
+    Raises:
+        ConfigError: Beam finds fault with the options.
+    """
     google = options.view_as(GoogleCloudOptions)
     if runner_kind(options) == "dataflow" and not google.job_name:
         google.job_name = job_name(layout)
+    try:
+        return beam.Pipeline(options=options)
+    except ValueError as error:
+        # The first line is a title.
+        _, *problems = str(error).splitlines()
+        raise ConfigError(f"after --: {' '.join(problems) or error}") from error
 
 
-def submit(pipeline: beam.Pipeline, options: PipelineOptions, layout: RunLayout) -> tuple[PipelineResult, Job]:
+def check_credentials(options: PipelineOptions) -> None:
+    """Refuse to launch without Google's credentials: Beam would look for them for half a minute, and go on without.
+
+    Raises:
+        ConfigError: There are none, or they cannot be read.
+    """
+    google = options.view_as(GoogleCloudOptions)
+    if runner_kind(options) == "dataflow" and not google.no_auth:
+        from google import auth
+
+        with _in_our_words(options):
+            auth.default(scopes=google.gcp_oauth_scopes)
+
+
+def submit(pipeline: beam.Pipeline) -> tuple[PipelineResult, Job]:
     """Start a pipeline; a local one ends before this returns.
 
     Args:
         pipeline: The whole run.
-        options: Its options.
-        layout: The run.
 
     Raises:
         ConfigError: Dataflow refuses the job.
         RunError: Dataflow has a job of this run at work.
     """
-    name_job(options, layout)
-    with _in_our_words(options):
+    with _in_our_words(pipeline.options):
         result = pipeline.run()
-    return result, _job(result, options)
+    return result, _job(result, pipeline.options)
 
 
 def _job(result: PipelineResult, options: PipelineOptions) -> Job:
