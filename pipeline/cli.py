@@ -23,7 +23,19 @@ _BEAM_TRACEBACKS = (
 )
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
-_COMMANDS = ("run", "launch", "demo", "config", "verify", "clean", "evaluate", "calibrate", "golden", "inspect")
+_COMMANDS = (
+    "run",
+    "launch",
+    "profiles",
+    "demo",
+    "config",
+    "verify",
+    "clean",
+    "evaluate",
+    "calibrate",
+    "golden",
+    "inspect",
+)
 _OURS = ("pipeline", "transforms")
 
 

@@ -103,11 +103,25 @@ PROFILES: dict[str, Profile] = {
             (
                 Flag("--runner=FlinkRunner", "Beam's runner for Flink"),
                 Flag(
-                    "--environment_type=EXTERNAL",
-                    "a Python worker pool beside each TaskManager: it outlives a task and keeps the model",
+                    "--flink_submit_uber_jar",
+                    "the job is uploaded through Flink's REST interface and lives in the cluster: the launcher may "
+                    "end, and needs no Java",
                 ),
-                Flag("--environment_config=localhost:50000", "where the worker pool listens, beside each TaskManager"),
-                Flag("--sdk_worker_parallelism=1", "one process and one model a TaskManager"),
+                Flag(
+                    "--environment_type=EXTERNAL",
+                    "a pool beside each TaskManager starts the Python workers; DOCKER, Beam's default, needs a Docker "
+                    "engine there, and LOOPBACK is the launcher itself",
+                ),
+                Flag("--environment_config=localhost:50000", "where the pool listens, seen from its TaskManager"),
+                Flag(
+                    "--sdk_worker_parallelism=1",
+                    "one Python process a TaskManager: one model, and the bundles of its slots are threads of it",
+                ),
+                Flag(
+                    "--environment_cache_millis=600000",
+                    "without it the process ends with each stage, and the next one imports TensorFlow and loads the "
+                    "model anew",
+                ),
             ),
             (Needed("flink_master", "jobmanager:8081", "the address of the JobManager's REST server"),),
         ),
@@ -122,8 +136,8 @@ PROFILES: dict[str, Profile] = {
                 _TWO_BUNDLES,
                 Flag(
                     "--machine_type=n2-standard-4",
-                    "four vCPUs with 4 GB each: one process was measured to keep two busy, not many more; more "
-                    "workers scale further than larger ones",
+                    "four vCPUs with 4 GB each for one process: it was measured on two, and more workers scale further "
+                    "than larger ones",
                 ),
                 Flag("--num_workers=1", _ONE_FIRST),
                 Flag("--max_num_workers=20", "what a night may cost at most; raise it with the quota"),

@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("google.cloud.dataflow", reason="score-images[gcp] is not installed")
 
 from pipeline.cli import main
+from pipeline.flex_template import main as flex_template
 from pipeline.profiles import PROFILES
 from tests.dataflow_api import DataflowApi, Job
 from tests.model_zoo import pooled_model
@@ -212,6 +213,7 @@ def timeless(body: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(re.sub(r"(score-images-dry-[0-9a-f]{8})\.\d+\.\d+", r"\1", text)))
 
 
+@pytest.mark.heavy
 def test_a_second_job_of_a_run_is_refused(
     bucket: str, config: Path, idle_api: DataflowApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,6 +230,7 @@ def test_a_second_job_of_a_run_is_refused(
     assert len(idle_api.jobs) == 2
 
 
+@pytest.mark.heavy
 def test_a_refusal_of_the_service_is_one_line(
     bucket: str, config: Path, idle_api: DataflowApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,6 +242,7 @@ def test_a_refusal_of_the_service_is_one_line(
     assert last.endswith("look at the flags after --, and at the roles and quotas of project other-project")
 
 
+@pytest.mark.heavy
 def test_flags_after_the_dashes_win(bucket: str, config: Path, idle_api: DataflowApi) -> None:
     """A larger machine and another GPU, and one more experiment beside those of the profile."""
     more = ["--machine_type=n1-standard-16", "--experiments=shuffle_mode=service"]
@@ -249,6 +253,30 @@ def test_flags_after_the_dashes_win(bucket: str, config: Path, idle_api: Dataflo
     assert job.pool["machineType"] == "n1-standard-16"
     assert accelerators(job) == ["worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver"]
     assert {"shuffle_mode=service", "no_use_multiple_sdk_containers"} <= set(job.environment["experiments"])
+
+
+@pytest.mark.heavy
+def test_a_flex_template_leaves_its_job_for_the_service(
+    bucket: str, config: Path, idle_api: DataflowApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The template's launcher says where the job is to be written; the configuration lies in the bucket, too."""
+    settings = json.loads(config.read_text())
+    settings["model"]["path"] = "../model"  # beside the configuration's folder
+    storage.write_bytes(f"{bucket}/configs/nightly.yaml", json.dumps(settings).encode())
+    places = [f"--config={bucket}/configs/nightly.yaml", f'--input=["{bucket}/photos"]', f"--output={bucket}/scores"]
+    parameters = [*places, "--profile=dataflow-gpu", "--run_id=flex", "--overwrite=false"]
+    added = [
+        f"--template_location={bucket}/staged/job_object",
+        "--job_name=score-nightly",
+        *flags(bucket, idle_api)[1:],
+    ]
+    assert flex_template([*added, *parameters]) == 0
+    assert f"template   {bucket}/staged/job_object" in capsys.readouterr().out
+    job = json.loads(storage.read_bytes(f"{bucket}/staged/job_object"))
+    assert job["name"] == "score-nightly"
+    (pool,) = job["environment"]["workerPools"]
+    assert (pool["machineType"], pool["workerHarnessContainerImage"]) == ("g2-standard-8", IMAGE)
+    assert idle_api.jobs == {}
 
 
 @pytest.fixture

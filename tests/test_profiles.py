@@ -1,13 +1,17 @@
 """Profiles: what they stand for, how they meet the flags of a user, and what they refuse."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.options import find_flags, flag_names, pipeline_options, runner_kind
 from pipeline.profiles import LIST_FLAGS, PROFILES, merge_flags, read_flags, told_flags
+from pipeline.profiles_docs import profiles_markdown
 from transforms.errors import ConfigError
 
+ROOT = Path(__file__).parent.parent
 NEEDED = [
     "--project=my-project",
     "--region=europe-west4",
@@ -138,6 +142,11 @@ def test_the_examples_of_what_is_needed_are_enough() -> None:
     """What the message tells to add is taken."""
     for name, profile in PROFILES.items():
         find_flags(name, [f"--{needed.name}={needed.example}" for needed in profile.needed])
+
+
+def test_the_page_of_profiles_is_that_of_the_code() -> None:
+    """Renew it: score-images profiles > docs/profiles.md."""
+    assert (ROOT / "docs" / "profiles.md").read_text(encoding="utf-8") == profiles_markdown()
 
 
 def test_flags_are_told_without_secrets() -> None:
