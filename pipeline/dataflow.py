@@ -43,13 +43,12 @@ def describe_job(pipeline: beam.Pipeline) -> Description:
     Args:
         pipeline: The whole pipeline, with DataflowRunner and --dry_run.
     """
-    options: PipelineOptions = pipeline.options
     from apache_beam.runners.dataflow.internal import apiclient
 
     class Recorder(apiclient.DataflowApplicationClient):
         """Knows no service and no bucket: notes what would be staged."""
 
-        def __init__(self) -> None:
+        def __init__(self, options: PipelineOptions) -> None:
             self.google_cloud_options = options.view_as(GoogleCloudOptions)
             self.environment_version = apiclient._FNAPI_ENVIRONMENT_MAJOR_VERSION
             self._sdk_image_overrides = self._get_sdk_image_overrides(options)
@@ -61,8 +60,8 @@ def describe_job(pipeline: beam.Pipeline) -> Description:
             self.staged.append(StagedFile(name, len(data), hashlib.sha256(data).hexdigest()))
 
     job = pipeline.run().job
-    options.view_as(TestOptions).dry_run = False  # a job that is sent does not tell it
-    recorder = Recorder()
+    job.options.view_as(TestOptions).dry_run = False  # a job that is sent does not tell it
+    recorder = Recorder(job.options)
     recorder.create_job_description(job)
     from google.protobuf import json_format  # type: ignore[import-untyped]
 

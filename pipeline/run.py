@@ -431,6 +431,8 @@ def _cause(error: BaseException, layout: RunLayout) -> str:
     """Return the last exception that a runner's text names, without the traceback around it."""
     named = _ANY_ERROR.findall(str(error))
     first = "".join(str(error).strip().splitlines()[:1])  # an interrupt says nothing
+    if first.endswith(":"):
+        first = " ".join(str(error).split())[:500]  # a title, and what it is about
     cause = named[-1] if named else f"{type(error).__name__}: {first}".rstrip(": ")
     full = any(f"[errno {number}]" in cause.lower() for number in _FULL)
     return f"the disk of {layout.output} is full, make room there ({cause})" if full else cause

@@ -15,12 +15,14 @@ import pytest
 pytest.importorskip("google.cloud.dataflow", reason="score-images[gcp] is not installed")
 
 from pipeline.cli import main
+from pipeline.config import load_config
 from pipeline.flex_template import main as flex_template
 from pipeline.profiles import PROFILES
 from tests.dataflow_api import DataflowApi, Job
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, write_config
 from transforms import storage
+from transforms.errors import ConfigError
 from transforms.versions import read_versions
 
 pytest_plugins = ["tests.gcs_store"]
@@ -36,7 +38,7 @@ STEPS = ["ListImages", "ScoreImages", "WriteScores", "WriteFailures", "PublishRu
 
 
 @pytest.fixture(scope="module")
-def bucket(gcs_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bucket(gcs_process: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket with a model, photos and one broken photo."""
     from tests.gcs_store import make_gcs_bucket, use_gcs  # pytest has to import it first, as a plugin
 
@@ -45,8 +47,8 @@ def bucket(gcs_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     make_photos(folder / "photos", PHOTOS)
     (folder / "photos" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     patch = pytest.MonkeyPatch()
-    use_gcs(patch, gcs_endpoint)
-    url = make_gcs_bucket(gcs_endpoint)
+    use_gcs(patch, gcs_process)
+    url = make_gcs_bucket(gcs_process)
     for path in folder.rglob("*"):
         if path.is_file():
             storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
@@ -253,6 +255,17 @@ def test_flags_after_the_dashes_win(bucket: str, config: Path, idle_api: Dataflo
     assert job.pool["machineType"] == "n1-standard-16"
     assert accelerators(job) == ["worker_accelerator=type:nvidia-tesla-t4;count:1;install-nvidia-driver"]
     assert {"shuffle_mode=service", "no_use_multiple_sdk_containers"} <= set(job.environment["experiments"])
+
+
+def test_a_configuration_may_lie_in_a_bucket(bucket: str) -> None:
+    """Relative paths in it start at its folder; a cache of models is on this machine's disk all the same."""
+    text = "model: {path: ../model, hub_cache: cache}\npreprocess: {value_range: 0_1}\nlabels: {path: /models/l.txt}\n"
+    storage.write_bytes(f"{bucket}/configs/small.yaml", text.encode())
+    read = load_config(f"{bucket}/configs/small.yaml")
+    assert (read.model.path, read.labels.path) == (f"{bucket}/model", "/models/l.txt")
+    assert read.model.hub_cache == str(Path.cwd() / "cache")
+    with pytest.raises(ConfigError, match=rf"^config {bucket}/configs/none.yaml cannot be read: "):
+        load_config(f"{bucket}/configs/none.yaml")
 
 
 @pytest.mark.heavy
