@@ -89,6 +89,9 @@ def summarize(proto: beam_runner_api_pb2.Pipeline) -> dict[str, Any]:
         if environment.urn == common_urns.environments.DOCKER.urn:
             payload = beam_runner_api_pb2.DockerPayload.FromString(environment.payload)
             found["container_image"] = payload.container_image
+        elif environment.urn == common_urns.environments.EXTERNAL.urn:
+            external = beam_runner_api_pb2.ExternalPayload.FromString(environment.payload)
+            found["worker_pool"] = external.endpoint.url
         hints = {urn: value.decode(errors="replace") for urn, value in environment.resource_hints.items()}
         environments.append({**found, **({"resource_hints": hints} if hints else {})})
     return {"steps": steps, "environments": environments}

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
+from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline.dataflow import describe_job, summarize
 from pipeline.jobs import Job
-from pipeline.options import find_flags, flag_names, is_in_process, runner_kind
+from pipeline.options import find_flags, flag_names, runner_kind
 from pipeline.profiles import told_flags
 from pipeline.run import RunRequest, build_pipeline, check, layout_of, prepare
 from pipeline.submitting import submit
@@ -77,8 +78,10 @@ def dry_run(request: RunRequest) -> dict[str, Any]:
         told["staged"] = [file._asdict() for file in job.staged]
         told["request"] = {"method": "POST", "path": f"/v1b3/{place}", "body": _without_secrets(job.request)}
     else:
-        told["pipeline"] = summarize(pipeline.to_runner_api())
-    return {**redact_value({**told, "request": None}), "request": told.get("request")}
+        environment = PortableRunner._create_environment(pipeline.options)
+        told["pipeline"] = summarize(pipeline.to_runner_api(default_environment=environment))
+    request_told = {"request": told.pop("request")} if "request" in told else {}
+    return {**redact_value(told), **request_told}
 
 
 def _without_secrets(body: dict[str, Any]) -> dict[str, Any]:
@@ -93,7 +96,7 @@ def _without_secrets(body: dict[str, Any]) -> dict[str, Any]:
 
 def _elsewhere(request: RunRequest) -> None:
     options = find_flags(request.profile, request.beam_flags).options
-    if runner_kind(options) == "local" or is_in_process(options):
+    if runner_kind(options) == "local":
         raise ConfigError(
             "launch hands a run over to an engine that goes on without it, and a local run has none; take "
             "--profile flink or a dataflow profile, or score-images run"

@@ -24,7 +24,7 @@ from pipeline.config import RunConfig
 from pipeline.devices_elsewhere import launcher_config, worker_config
 from pipeline.graph import LoadedModel, build, load
 from pipeline.jobs import Job
-from pipeline.options import Flags, find_flags, flag_names, is_in_process
+from pipeline.options import Flags, find_flags, flag_names, is_in_process, runner_kind
 from pipeline.pairs import find_accelerators
 from pipeline.places import check_places_of_workers
 from pipeline.profiles import told_flags
@@ -255,7 +255,7 @@ def check(request: RunRequest, layout: RunLayout, *, sent: bool = True) -> Check
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
-    config = request.config if is_in_process(flags.options) else launcher_config(request.config)
+    config = request.config if runner_kind(flags.options) == "local" else launcher_config(request.config)
     model = load(config, request.loading)
     check_golden(model.scorer, request.config)
     return Checked(layout, sources, flags, _chain(request, layout, model.scorer), model)
@@ -301,7 +301,7 @@ def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | Non
     pipeline = new_pipeline(options, checked.layout)
     earlier = checked.chain.files if checked.chain else ()
     with_gpu = bool(find_accelerators(options.get_all_options()))
-    config = request.config if is_in_process(options) else worker_config(request.config, with_gpu=with_gpu)
+    config = request.config if runner_kind(options) == "local" else worker_config(request.config, with_gpu=with_gpu)
     build(pipeline, config, checked.sources, facts, checked.model, adopted.files if adopted else (), earlier)
     return pipeline
 

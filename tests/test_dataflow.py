@@ -4,7 +4,11 @@ The launcher is the command itself. What it sends is held to what each profile s
 """
 
 import json
+import os
 import re
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +21,9 @@ pytest.importorskip("google.cloud.dataflow", reason="score-images[gcp] is not in
 from pipeline.cli import main
 from pipeline.config import load_config
 from pipeline.flex_template import main as flex_template
+from pipeline.options import find_flags
 from pipeline.profiles import PROFILES
+from pipeline.submitting import check_credentials
 from tests.dataflow_api import DataflowApi, Job
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, write_config
@@ -257,6 +263,19 @@ def test_flags_after_the_dashes_win(bucket: str, config: Path, idle_api: Dataflo
     assert {"shuffle_mode=service", "no_use_multiple_sdk_containers"} <= set(job.environment["experiments"])
 
 
+def test_missing_credentials_are_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beam would look for them for half a minute, and then go on without."""
+    monkeypatch.delenv("GOOGLE_APPLICATION_CREDENTIALS", raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    options = find_flags("dataflow-cpu", flags("gs://bucket", None)[1:]).options
+    with pytest.raises(ConfigError) as caught:
+        check_credentials(options)
+    assert str(caught.value).startswith("Google's credentials cannot be used: Your default credentials were not found.")
+    assert str(caught.value).endswith("or set GOOGLE_APPLICATION_CREDENTIALS to a service account's key file")
+    check_credentials(find_flags("dataflow-cpu", [*flags("gs://bucket", None)[1:], "--no_auth"]).options)
+
+
 def test_a_configuration_may_lie_in_a_bucket(bucket: str) -> None:
     """Relative paths in it start at its folder; a cache of models is on this machine's disk all the same."""
     text = "model: {path: ../model, hub_cache: cache}\npreprocess: {value_range: 0_1}\nlabels: {path: /models/l.txt}\n"
@@ -319,6 +338,28 @@ def test_a_run_waits_for_its_job_and_tells_its_outcome(
     assert main(arguments) == 0
     assert "run night is already published" in capsys.readouterr().out
     assert len(working_api.jobs) == 1
+
+
+@pytest.mark.heavy
+def test_an_interrupt_ends_the_waiting_and_not_the_job(
+    bucket: str, config: Path, idle_api: DataflowApi, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C while a job is at work: how it is ended is said, with the exit code of what goes on."""
+
+    def interrupt() -> None:
+        while not any(request.startswith("GET") for request in idle_api.requests):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert main([*command(bucket, config, "run", "dataflow-cpu", "left"), *flags(bucket, idle_api)]) == 130
+    (job,) = idle_api.jobs.values()
+    assert job.states[-1] == "JOB_STATE_RUNNING"
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == (
+        f"score-images: run left is not waited for any more; its job {job.job_id} goes on and will publish: gcloud "
+        f"dataflow jobs cancel {job.job_id} --region=europe-west4 --project=my-project ends it"
+    )
 
 
 @pytest.mark.heavy

@@ -65,7 +65,7 @@ class _ScoreDoFn(beam.DoFn):
         plan: ScorerPlan,
         model_fingerprint: str | None,
         shared: Shared,
-        versions: Mapping[str, str] | None,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         self._versions = versions
         self._plan = plan
