@@ -24,18 +24,9 @@ _BEAM_TRACEBACKS = (
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
 _COMMANDS = (
-    "run",
-    "launch",
-    "profiles",
-    "demo",
-    "config",
-    "verify",
-    "clean",
-    "evaluate",
-    "calibrate",
-    "golden",
+    "run", "launch", "profiles", "demo", "config", "verify", "clean", "export", "evaluate", "calibrate", "golden",
     "inspect",
-)
+)  # fmt: skip
 _OURS = ("pipeline", "transforms")
 
 
