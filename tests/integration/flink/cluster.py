@@ -1,0 +1,256 @@
+"""A standalone Flink cluster on loopback: a JobManager, TaskManagers, and a pool of Python workers beside each.
+
+`python -m tests.integration.flink.cluster up` starts one and leaves it running, `down` ends it; tests start their own.
+
+On Kubernetes a TaskManager finds its Python workers in a side-car of its pod, at localhost. Here the pools share one
+machine: each has its own address (127.0.0.2, 127.0.0.3, ...), and a hosts file for the JVM of each TaskManager
+(`jdk.net.hosts.file`) says that WORKERS is the address of its own.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from tests.conftest import ROOT
+
+HOME = Path(os.environ.get("FLINK_HOME", ROOT / ".cache" / "flink" / "home"))
+"""Flink's distribution; `make flink` fetches it."""
+JOB_SERVER = Path(os.environ.get("FLINK_JOB_SERVER", ROOT / ".cache" / "flink" / "job-server.jar"))
+"""Beam's runner for it."""
+WORKERS = "python-workers"
+"""The name under which each TaskManager finds its own pool."""
+SLOTS = 2
+"""Of a TaskManager: two of them can take over what the other has left."""
+_STATE = ROOT / ".cache" / "flink" / "cluster"
+_START_SECONDS = 90.0
+_NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+_CONFIG = """\
+jobmanager.rpc.address: 127.0.0.1
+jobmanager.rpc.port: {rpc_port}
+jobmanager.bind-host: 127.0.0.1
+jobmanager.memory.process.size: 1200m
+rest.address: 127.0.0.1
+rest.bind-address: 127.0.0.1
+rest.port: {rest_port}
+taskmanager.bind-host: 127.0.0.1
+taskmanager.host: 127.0.0.1
+taskmanager.numberOfTaskSlots: {slots}
+taskmanager.memory.process.size: 1600m
+taskmanager.memory.network.min: 192m
+taskmanager.network.sort-shuffle.min-buffers: 64
+cluster.evenly-spread-out-slots: true
+parallelism.default: 2
+restart-strategy.type: fixed-delay
+restart-strategy.fixed-delay.attempts: 3
+restart-strategy.fixed-delay.delay: 1 s
+heartbeat.interval: 1000
+heartbeat.timeout: 6000
+heartbeat.rpc-failure-threshold: 2
+io.tmp.dirs: {folder}/tmp
+web.tmpdir: {folder}/tmp
+blob.storage.directory: {folder}/tmp
+env.java.opts.taskmanager: -Djdk.net.hosts.file={hosts}
+"""
+
+
+class Member(NamedTuple):
+    """One TaskManager with its workers."""
+
+    java: "subprocess.Popen[bytes]"
+    """The TaskManager."""
+    pool: "subprocess.Popen[bytes]"
+    """Starts Python workers for it."""
+
+    def workers(self) -> list[int]:
+        """The process ids of its Python workers."""
+        return children(self.pool.pid)
+
+
+class FlinkCluster:
+    """A cluster of real processes, which end with the context.
+
+    Args:
+        folder: For its configuration, logs and temporary files.
+        task_managers: How many.
+        slots: How many each has.
+        environment: Variables of the Python workers, beside those of this process.
+    """
+
+    def __init__(
+        self, folder: Path, task_managers: int = 2, slots: int = SLOTS, environment: dict[str, str] | None = None
+    ) -> None:
+        self.folder = folder
+        self.members: list[Member] = []
+        self._wanted = task_managers
+        self._slots = slots
+        self._environment = environment or {}
+        self._rest_port, self._rpc_port, self._pool_port = free_ports(3)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        (folder / "tmp").mkdir(parents=True)
+
+    @property
+    def address(self) -> str:
+        """Of the JobManager's REST interface."""
+        return f"http://127.0.0.1:{self._rest_port}"
+
+    @property
+    def flags(self) -> list[str]:
+        """What Beam needs to run a job here."""
+        return [
+            "--runner=FlinkRunner",
+            f"--flink_master={self.address}",
+            "--flink_submit_uber_jar",
+            f"--flink_job_server_jar={JOB_SERVER}",
+            "--environment_type=EXTERNAL",
+            f"--environment_config={WORKERS}:{self._pool_port}",
+            "--parallelism=2",
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        """Of every process that was started here; workers are children of their pools."""
+        return [process.pid for process in self._processes]
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start everything, and wait until the TaskManagers have registered."""
+        self._java("jobmanager", 0)
+        for number in range(1, self._wanted + 1):
+            self.add_member(number)
+        wait_for(lambda: len(self.task_managers()) == self._wanted, _START_SECONDS, f"{self._wanted} TaskManagers")
+
+    def add_member(self, number: int) -> Member:
+        """Start a TaskManager and its pool; the number makes its address."""
+        address = f"127.0.0.{number + 1}"
+        pool = self._spawn(
+            f"pool{number}",
+            [sys.executable, "-m", "tests.integration.flink.worker_pool", f"--address={address}:{self._pool_port}"],
+            {
+                **self._environment,
+                # The pool starts `python`.
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "PYTHONPATH": str(ROOT),
+            },
+        )
+        member = Member(self._java("taskmanager", number, address), pool)
+        self.members.append(member)
+        return member
+
+    def stop(self) -> None:
+        """End every process of the cluster."""
+        for member in self.members:
+            for pid in member.workers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+
+    def _java(self, service: str, number: int, workers: str = "127.0.0.1") -> "subprocess.Popen[bytes]":
+        conf = self.folder / f"conf{number}"
+        conf.mkdir(exist_ok=True)
+        shutil.copy(HOME / "conf" / "log4j-console.properties", conf)
+        hosts = conf / "hosts"
+        hosts.write_text(f"127.0.0.1 localhost {socket.gethostname()}\n{workers} {WORKERS}\n")
+        text = _CONFIG.format(
+            rest_port=self._rest_port, rpc_port=self._rpc_port, slots=self._slots, folder=self.folder, hosts=hosts
+        )
+        (conf / "config.yaml").write_text(text)
+        environment = {
+            "FLINK_HOME": str(HOME),
+            "FLINK_CONF_DIR": str(conf),
+            "FLINK_LOG_DIR": str(self.folder),
+            # Flink's scripts write pid files there.
+            "FLINK_PID_DIR": str(self.folder),
+        }
+        # In the foreground: the script becomes the JVM, and its pid is the JVM's.
+        return self._spawn(f"{service}{number}", [str(HOME / "bin" / f"{service}.sh"), "start-foreground"], environment)
+
+    def _spawn(self, name: str, command: list[str], environment: dict[str, str]) -> "subprocess.Popen[bytes]":
+        with (self.folder / f"{name}.out").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+        return process
+
+    def get(self, path: str) -> Any:
+        """Ask the JobManager."""
+        with _NO_PROXY.open(f"{self.address}/v1/{path}", timeout=20) as answer:
+            return json.load(answer)
+
+    def task_managers(self) -> list[dict[str, Any]]:
+        """What the JobManager knows of its TaskManagers; none while it does not answer."""
+        try:
+            return self.get("taskmanagers")["taskmanagers"]
+        except (urllib.error.URLError, ConnectionError):
+            return []
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """All jobs, the newest first."""
+        return sorted(self.get("jobs/overview")["jobs"], key=lambda job: -job["start-time"])
+
+
+def children(pid: int) -> list[int]:
+    """The child processes of a process."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child) for child in task.read_text().split()]
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at any of the addresses of loopback."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Wait until something is true, and return it.
+
+    Raises:
+        TimeoutError: It does not become true.
+    """
+    until = time.monotonic() + seconds
+    while not (found := condition()):
+        if time.monotonic() > until:
+            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.1)
+    return found
