@@ -19,9 +19,11 @@ from typing import Any, NamedTuple, Self
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 from pipeline.before.golden import check_golden
 from pipeline.config import RunConfig
+from pipeline.elsewhere import check_no_job, name_job, still_running
 from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
@@ -113,6 +115,7 @@ class _Prepared:
     adopted: Adopted
     facts: RunFacts
     chain: Chain | None
+    job: str | None
     model: LoadedModel = field(repr=False)
 
 
@@ -200,6 +203,7 @@ def _inputs(sources: Sequence[InputSource]) -> list[dict[str, str]]:
 def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepared | str:
     """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored any more."""
     options = pipeline_options(request.beam_flags)
+    job = name_job(options, layout)
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
@@ -209,6 +213,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     chain = _chain(request, layout, scorer)
     try:
         claim.take()
+        check_no_job(options, layout)  # before what it has staged is looked at
         check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
@@ -229,7 +234,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
     )
-    return _Prepared(layout, sources, options, adopted, facts, chain, model)
+    return _Prepared(layout, sources, options, adopted, facts, chain, job, model)
 
 
 def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | None:
@@ -287,6 +292,7 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
 def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
     pipeline = beam.Pipeline(options=prepared.options)
     earlier = prepared.chain.files if prepared.chain else ()
+    job = None
     build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files, earlier)
     watch = request.show_progress and is_in_process(prepared.options)
     progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
@@ -294,8 +300,13 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
         try:
             with progress:
                 result = pipeline.run()
+                job = prepared.job
+                if job is not None:
+                    _LOG.info("job %s is submitted: it publishes also without this process", job)
                 result.wait_until_finish()
         except (Exception, KeyboardInterrupt) as error:
+            if job is not None and interrupts.seen:
+                raise still_running(job, prepared.layout) from error
             # A runner hands back what a worker has raised, or a text of it.
             text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
             *_, found = None, *_WORKER_ERROR.finditer(text)
@@ -309,7 +320,18 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
                 f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
                 f"--run-id {prepared.layout.run_id} to continue",
             ) from error
-    counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+    return _counts(result, job)
+
+
+def _counts(result: PipelineResult, job: str | None) -> dict[str, int]:
+    try:
+        counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+    except (OSError, LookupError, RuntimeError) as error:
+        if job is None:
+            raise
+        # The run is published or refused all the same; a cluster may forget a job that has ended.
+        _LOG.warning("job %s has ended, and its counters cannot be read: %s", job, error)
+        return {}
     return {counter.key.metric.name: counter.result for counter in counters}
 
 

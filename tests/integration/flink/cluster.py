@@ -7,7 +7,6 @@ machine: each has its own address (127.0.0.2, 127.0.0.3, ...), and a hosts file 
 (`jdk.net.hosts.file`) says that WORKERS is the address of its own.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -19,7 +18,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
