@@ -7,6 +7,7 @@ machine: each has its own address (127.0.0.2, 127.0.0.3, ...), and a hosts file 
 (`jdk.net.hosts.file`) says that WORKERS is the address of its own.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -23,12 +24,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from tests.conftest import ROOT
+import psutil
 
-HOME = Path(os.environ.get("FLINK_HOME", ROOT / ".cache" / "flink" / "home"))
-"""Flink's distribution; `make flink` fetches it."""
-JOB_SERVER = Path(os.environ.get("FLINK_JOB_SERVER", ROOT / ".cache" / "flink" / "job-server.jar"))
-"""Beam's runner for it."""
+from tests.conftest import ROOT
+from tests.integration.flink.distribution import check_fit
+
+HOME = Path(os.environ.get("FLINK_HOME", ROOT / ".cache" / "flink" / "flink"))
+"""Flink's distribution; make says which."""
+JOB_SERVER = Path(os.environ.get("FLINK_JOB_SERVER", ROOT / ".cache" / "flink" / "runner.jar"))
+"""Beam's runner for it; make says which."""
 WORKERS = "python-workers"
 """The name under which each TaskManager finds its own pool."""
 SLOTS = 2
@@ -99,6 +103,7 @@ class FlinkCluster:
         self._environment = environment or {}
         self._rest_port, self._rpc_port, self._pool_port = free_ports(3)
         self._processes: list[subprocess.Popen[bytes]] = []
+        check_fit(HOME, JOB_SERVER)
         (folder / "tmp").mkdir(parents=True)
 
     @property
@@ -116,6 +121,7 @@ class FlinkCluster:
             f"--flink_job_server_jar={JOB_SERVER}",
             "--environment_type=EXTERNAL",
             f"--environment_config={WORKERS}:{self._pool_port}",
+            "--environment_cache_millis=600000",
             "--parallelism=2",
         ]
 
@@ -253,3 +259,53 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
         time.sleep(0.1)
     return found
+
+
+def up() -> None:
+    """Start a cluster that stays, and say how to use it."""
+    if running():
+        raise SystemExit("a cluster is running already: make flink-down ends it")
+    shutil.rmtree(_STATE, ignore_errors=True)
+    cluster = FlinkCluster(_STATE)
+    try:
+        cluster.start()
+    except BaseException:
+        cluster.stop()
+        raise
+    started = [(pid, psutil.Process(pid).create_time()) for pid in cluster.pids]
+    (_STATE / "processes.json").write_text(json.dumps(started))
+    lines = [f"Flink is up: {cluster.address} shows its jobs, {_STATE} holds its logs. Run there with", ""]
+    flags = " \\\n    ".join(cluster.flags)
+    sys.stdout.write("\n".join([*lines, f"  score-images run ... -- \\\n    {flags}", ""]))
+
+
+def down() -> None:
+    """End the processes of the cluster that stays, and the workers that they have started."""
+    found = running()
+    for process in [child for one in found for child in one.children(recursive=True)] + found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(found)
+    shutil.rmtree(_STATE, ignore_errors=True)
+    sys.stdout.write(f"ended {len(found)} processes\n" if found else "no cluster was running\n")
+
+
+def running() -> list[psutil.Process]:
+    """The processes of the cluster that stays; a pid that was given again is none of them."""
+    try:
+        started = json.loads((_STATE / "processes.json").read_text())
+    except FileNotFoundError:
+        return []
+    found = []
+    for pid, born in started:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            if process.create_time() == born:
+                found.append(process)
+    return found
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["up", "down"])
+    {"up": up, "down": down}[parser.parse_args().what]()
