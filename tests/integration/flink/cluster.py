@@ -19,7 +19,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -73,6 +73,8 @@ env.java.opts.taskmanager: -Djdk.net.hosts.file={hosts}
 class Member(NamedTuple):
     """One TaskManager with its workers."""
 
+    number: int
+    """Makes the address of its pool, and names its logs."""
     java: "subprocess.Popen[bytes]"
     """The TaskManager."""
     pool: "subprocess.Popen[bytes]"
@@ -90,17 +92,17 @@ class FlinkCluster:
         folder: For its configuration, logs and temporary files.
         task_managers: How many.
         slots: How many each has.
-        environment: Variables of the Python workers, beside those of this process.
+        python_path: Folders that the Python workers import from first.
     """
 
     def __init__(
-        self, folder: Path, task_managers: int = 2, slots: int = SLOTS, environment: dict[str, str] | None = None
+        self, folder: Path, task_managers: int = 2, slots: int = SLOTS, python_path: Sequence[Path] = ()
     ) -> None:
         self.folder = folder
         self.members: list[Member] = []
         self._wanted = task_managers
         self._slots = slots
-        self._environment = environment or {}
+        self._python_path = os.pathsep.join(map(str, [*python_path, ROOT]))
         self._rest_port, self._rpc_port, self._pool_port = free_ports(3)
         self._processes: list[subprocess.Popen[bytes]] = []
         check_fit(HOME, JOB_SERVER)
@@ -152,20 +154,28 @@ class FlinkCluster:
 
     def add_member(self, number: int) -> Member:
         """Start a TaskManager and its pool; the number makes its address."""
-        address = f"127.0.0.{number + 1}"
+        address = _pool_host(number)
         pool = self._spawn(
             f"pool{number}",
             [sys.executable, "-m", "tests.integration.flink.worker_pool", f"--address={address}:{self._pool_port}"],
             {
-                **self._environment,
                 # The pool starts `python`.
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "PYTHONPATH": str(ROOT),
+                "PYTHONPATH": self._python_path,
             },
         )
-        member = Member(self._java("taskmanager", number, address), pool)
+        member = Member(number, self._java("taskmanager", number, address), pool)
         self.members.append(member)
         return member
+
+    def replace_task_manager(self, lost: Member) -> None:
+        """Start a TaskManager in the place of one that was killed, beside the same pool."""
+        lost.java.wait()
+        index = self.members.index(lost)
+        self.members[index] = Member(
+            lost.number, self._java("taskmanager", lost.number, _pool_host(lost.number)), lost.pool
+        )
+        wait_for(lambda: len(self.task_managers()) == self._wanted, _START_SECONDS, f"{self._wanted} TaskManagers")
 
     def stop(self) -> None:
         """End every process of the cluster."""
@@ -227,6 +237,10 @@ class FlinkCluster:
     def jobs(self) -> list[dict[str, Any]]:
         """All jobs, the newest first."""
         return sorted(self.get("jobs/overview")["jobs"], key=lambda job: -job["start-time"])
+
+
+def _pool_host(number: int) -> str:
+    return f"127.0.0.{number + 1}"
 
 
 def children(pid: int) -> list[int]:
