@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,12 +108,14 @@ def read_rows(layout: RunLayout, table: Table) -> dict[str, dict[str, Any]]:
     return by_path
 
 
-def launch(cluster: FlinkCluster, config: Path, inputs: list[str], layout: RunLayout) -> "subprocess.Popen[str]":
+def launch(
+    cluster: FlinkCluster, config: Path, inputs: list[str], layout: RunLayout, parallelism: int | None = None
+) -> "subprocess.Popen[str]":
     """Start the command."""
     arguments = [argument for source in inputs for argument in ("--input", source)]
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run", "--config", str(config), *arguments, "--output", layout.output,
-         "--run-id", layout.run_id, "--", *cluster.flags],
+         "--run-id", layout.run_id, "--", *cluster.flags(parallelism)],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -180,7 +184,9 @@ def test_rows_are_those_of_a_local_run_and_both_task_managers_score(
     out = finish(launch(cluster, work.config, work.all_images, layout))
     assert "run whole is published" in out
     check_exact(work, layout)
-    shares = {part["taskmanager-id"]: part["metrics"]["read-records"] for part in subtasks(cluster, "whole")}
+    shares: Counter[str] = Counter()
+    for part in subtasks(cluster, "whole"):
+        shares[part["taskmanager-id"]] += part["metrics"]["read-records"]
     assert len(shares) == 2
     total = len(work.rows["scores"]) + len(work.rows["failures"])
     assert sum(shares.values()) == total
@@ -190,11 +196,10 @@ def test_rows_are_those_of_a_local_run_and_both_task_managers_score(
 def test_a_task_manager_that_is_killed_half_way_costs_no_row(work: Work, cluster: FlinkCluster, tmp_path: Path) -> None:
     """Kill -9, as when a machine dies: the other takes over, and what the lost attempt has staged goes."""
     layout = RunLayout(str(tmp_path / "out"), "machine")
-    process = launch(cluster, work.config, [work.some_images], layout)
+    process = launch(cluster, work.config, [work.some_images], layout, parallelism=2)
     when(process, lambda: staged_files(layout) >= 4)
-    lost = cluster.members[0]
+    lost = next(member for member in cluster.members if member.workers())
     left = [psutil.Process(pid) for pid in lost.workers()]
-    assert left
     lost.java.kill()
     # A worker whose TaskManager is gone ends by itself.
     assert not psutil.wait_procs(left, timeout=60)[1]
@@ -210,8 +215,8 @@ def test_a_python_worker_that_is_killed_half_way_costs_no_row(
     layout = RunLayout(str(tmp_path / "out"), "worker")
     process = launch(cluster, work.config, [work.some_images], layout)
     when(process, lambda: staged_files(layout) >= 4)
-    for pid in cluster.members[1].workers():
-        os.kill(pid, signal.SIGKILL)
+    (pid,) = cluster.members[1].workers()
+    os.kill(pid, signal.SIGKILL)
     finish(process)
     check_exact(work, layout, work.some_paths)
 
@@ -232,6 +237,21 @@ def test_workers_that_are_killed_while_they_publish_are_followed_by_others_that_
             os.kill(pid, signal.SIGKILL)
     finish(process)
     check_exact(work, layout, work.some_paths)
+
+
+def test_what_a_worker_stops_for_is_told_in_one_line(work: Work, cluster: FlinkCluster, tmp_path: Path) -> None:
+    """Here, that its output is not the launcher's: exit code 2, and no traceback of Java around it."""
+    layout = RunLayout(str(tmp_path / "out"), "elsewhere")
+    process = launch(cluster, work.config, [work.some_images], layout)
+    when(process, lambda: job_of(cluster, "elsewhere") is not None)
+    Path(layout.staged_identity).unlink()
+    _, errors = process.communicate(timeout=JOB_SECONDS)
+    assert process.returncode == 2, errors
+    assert errors.splitlines()[-1] == (
+        f"score-images: worker {socket.gethostname()} does not find in {layout.output} what the launcher has begun run "
+        "elsewhere with: the output must be one place for the launcher and all workers; give a bucket, or a folder on "
+        "a disk that all of them have mounted"
+    )
 
 
 class Orphaned(NamedTuple):

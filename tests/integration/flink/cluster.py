@@ -36,7 +36,7 @@ JOB_SERVER = Path(os.environ.get("FLINK_JOB_SERVER", ROOT / ".cache" / "flink" /
 WORKERS = "python-workers"
 """The name under which each TaskManager finds its own pool."""
 SLOTS = 2
-"""Of a TaskManager: two of them can take over what the other has left."""
+"""Of a TaskManager."""
 _STATE = ROOT / ".cache" / "flink" / "cluster"
 _START_SECONDS = 90.0
 _NO_PROXY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -58,10 +58,10 @@ taskmanager.network.sort-shuffle.min-buffers: 64
 cluster.evenly-spread-out-slots: true
 parallelism.default: 2
 restart-strategy.type: fixed-delay
-restart-strategy.fixed-delay.attempts: 3
+restart-strategy.fixed-delay.attempts: 5
 restart-strategy.fixed-delay.delay: 1 s
 heartbeat.interval: 1000
-heartbeat.timeout: 6000
+heartbeat.timeout: 40000
 heartbeat.rpc-failure-threshold: 2
 io.tmp.dirs: {folder}/tmp
 web.tmpdir: {folder}/tmp
@@ -113,9 +113,8 @@ class FlinkCluster:
         """Of the JobManager's REST interface."""
         return f"http://127.0.0.1:{self._rest_port}"
 
-    @property
-    def flags(self) -> list[str]:
-        """What Beam needs to run a job here."""
+    def flags(self, parallelism: int | None = None) -> list[str]:
+        """What Beam needs to run a job here; without another parallelism it takes every slot."""
         return [
             "--runner=FlinkRunner",
             f"--flink_master={self.address}",
@@ -124,7 +123,7 @@ class FlinkCluster:
             "--environment_type=EXTERNAL",
             f"--environment_config={WORKERS}:{self._pool_port}",
             "--environment_cache_millis=600000",
-            "--parallelism=2",
+            f"--parallelism={parallelism or self._wanted * self._slots}",
         ]
 
     @property
@@ -289,7 +288,7 @@ def up() -> None:
     started = [(pid, psutil.Process(pid).create_time()) for pid in cluster.pids]
     (_STATE / "processes.json").write_text(json.dumps(started))
     lines = [f"Flink is up: {cluster.address} shows its jobs, {_STATE} holds its logs. Run there with", ""]
-    flags = " \\\n    ".join(cluster.flags)
+    flags = " \\\n    ".join(cluster.flags())
     sys.stdout.write("\n".join([*lines, f"  score-images run ... -- \\\n    {flags}", ""]))
 
 
