@@ -11,18 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import ROOT
-from tests.integration.flink.cluster import HOME, FlinkCluster, wait_for
+from tests.integration.flink.cluster import HOME, FlinkCluster, is_at_work, wait_for
 from tests.model_zoo import pooled_model
 from tests.poisoned_site import poison, write_site
 from tests.runs import make_photos, run_quietly, small_config, write_config
 from transforms.layout import TABLES, RunLayout, Table
 
-pytestmark = [pytest.mark.flink, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.flink, pytest.mark.timeout(900)]
 
 COPIES = 15
 JOB_SECONDS = 400.0
@@ -199,13 +198,15 @@ def test_a_task_manager_that_is_killed_half_way_costs_no_row(work: Work, cluster
     process = launch(cluster, work.config, [work.some_images], layout, parallelism=2)
     when(process, lambda: staged_files(layout) >= 4)
     lost = next(member for member in cluster.members if member.workers())
-    left = [psutil.Process(pid) for pid in lost.workers()]
+    left = lost.workers()
     lost.java.kill()
-    # A worker whose TaskManager is gone ends by itself.
-    assert not psutil.wait_procs(left, timeout=60)[1]
-    finish(process)
-    check_exact(work, layout, work.some_paths)
-    cluster.replace_task_manager(lost)
+    try:
+        # A worker whose TaskManager is gone ends by itself.
+        wait_for(lambda: not any(is_at_work(worker) for worker in left), 120, "the end of a worker")
+        finish(process)
+        check_exact(work, layout, work.some_paths)
+    finally:
+        cluster.replace_task_manager(lost)
 
 
 def test_a_python_worker_that_is_killed_half_way_costs_no_row(
@@ -215,8 +216,8 @@ def test_a_python_worker_that_is_killed_half_way_costs_no_row(
     layout = RunLayout(str(tmp_path / "out"), "worker")
     process = launch(cluster, work.config, [work.some_images], layout)
     when(process, lambda: staged_files(layout) >= 4)
-    (pid,) = cluster.members[1].workers()
-    os.kill(pid, signal.SIGKILL)
+    (worker,) = cluster.members[1].workers()
+    worker.kill()
     finish(process)
     check_exact(work, layout, work.some_paths)
 
@@ -233,8 +234,8 @@ def test_workers_that_are_killed_while_they_publish_are_followed_by_others_that_
     process = launch(cluster, config, [work.some_images], layout)
     when(process, Path(layout.plan).exists)
     for member in cluster.members:
-        for pid in member.workers():
-            os.kill(pid, signal.SIGKILL)
+        for worker in member.workers():
+            worker.kill()
     finish(process)
     check_exact(work, layout, work.some_paths)
 

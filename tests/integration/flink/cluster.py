@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -80,9 +79,9 @@ class Member(NamedTuple):
     pool: "subprocess.Popen[bytes]"
     """Starts Python workers for it."""
 
-    def workers(self) -> list[int]:
-        """The process ids of its Python workers."""
-        return children(self.pool.pid)
+    def workers(self) -> list[psutil.Process]:
+        """Its Python workers that are at work; Beam's pool leaves those that have ended as zombies."""
+        return [process for process in psutil.Process(self.pool.pid).children() if is_at_work(process)]
 
 
 class FlinkCluster:
@@ -179,9 +178,9 @@ class FlinkCluster:
     def stop(self) -> None:
         """End every process of the cluster."""
         for member in self.members:
-            for pid in member.workers():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                for worker in member.workers():
+                    worker.kill()
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -242,13 +241,12 @@ def _pool_host(number: int) -> str:
     return f"127.0.0.{number + 1}"
 
 
-def children(pid: int) -> list[int]:
-    """The child processes of a process."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += [int(child) for child in task.read_text().split()]
-    return found
+def is_at_work(process: psutil.Process) -> bool:
+    """Tell whether a process has not ended."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_ports(count: int) -> list[int]:

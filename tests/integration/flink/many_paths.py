@@ -113,8 +113,8 @@ class Peaks:
             self._sample("JobManager", self._cluster.pids[0])
             for member in self._cluster.members:
                 self._sample(f"TaskManager {member.number}", member.java.pid)
-                for pid in member.workers():
-                    self._sample(f"Python worker {member.number}", pid)
+                for worker in member.workers():
+                    self._sample(f"Python worker {member.number}", worker.pid)
 
     def _sample(self, name: str, pid: int) -> None:
         try:
