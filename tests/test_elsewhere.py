@@ -1,20 +1,28 @@
 """Runs whose workers live elsewhere: the name of their job, a job that is at work already, and what is said of it."""
 
 import json
+import logging
+import os
 import re
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
+import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.elsewhere import check_no_job, job_name, name_job, still_running
 from pipeline.options import pipeline_options
-from transforms.errors import ConfigError, ExitCode
+from tests.model_zoo import pooled_model
+from tests.runs import make_photos, run_quietly, small_config
+from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import RunLayout
 
 LAYOUT = RunLayout("/out", "2026-11-26")
@@ -147,4 +155,73 @@ def test_an_interrupted_launcher_says_that_its_job_goes_on() -> None:
     assert str(error) == (
         f"the launcher of run 2026-11-26 was interrupted; its job {NAME} goes on without it and publishes: run again "
         "with --run-id 2026-11-26 to see how it ended, or cancel the job where it runs"
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A SavedModel of four classes."""
+    return pooled_model(tmp_path_factory.mktemp("model") / "pooled")
+
+
+class Submitted:
+    """What Beam hands back for a job on a cluster: waiting and counters are those of the test."""
+
+    def __init__(self, wait: Callable[[], object]) -> None:
+        self.wait_until_finish = wait
+
+    def metrics(self) -> Any:
+        """Fail, as for a job that the cluster has forgotten."""
+        raise LookupError("Found no metrics container for job 4ee73c54")
+
+
+def test_ctrl_c_ends_the_launcher_and_says_that_the_job_goes_on(
+    model: Path, tmp_path: Path, job_manager: tuple[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the job is submitted; what it works with stays as it is."""
+    master, answers = job_manager
+    answers["/v1/jobs/overview"] = {"jobs": []}
+    monkeypatch.setattr(beam.Pipeline, "run", lambda _: Submitted(lambda: os.kill(os.getpid(), signal.SIGINT)))
+    photos = make_photos(tmp_path / "photos", 1)
+    with pytest.raises(RunError) as raised:
+        run_quietly(
+            small_config(model), [*photos], tmp_path / "out", run_id="night",
+            beam_flags=["--runner=FlinkRunner", f"--flink_master={master}"],
+        )  # fmt: skip
+    layout = RunLayout(str(tmp_path / "out"), "night")
+    assert str(raised.value) == str(still_running(job_name(layout), layout))
+    assert Path(layout.staged_identity).exists()
+    assert not Path(layout.lock).exists()
+
+
+def test_a_job_whose_counters_are_gone_is_published_all_the_same(
+    model: Path,
+    tmp_path: Path,
+    job_manager: tuple[str, dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """How the run ended lies in its output; a warning says what the summary lacks."""
+    master, answers = job_manager
+    answers["/v1/jobs/overview"] = {"jobs": []}
+    caplog.set_level(logging.INFO)
+    run_here = beam.Pipeline.run
+
+    def run_there(pipeline: beam.Pipeline) -> Submitted:
+        pipeline.runner = FnApiRunner()
+        run_here(pipeline).wait_until_finish()
+        return Submitted(lambda: None)
+
+    monkeypatch.setattr(beam.Pipeline, "run", run_there)
+    photos = make_photos(tmp_path / "photos", 2)
+    result = run_quietly(
+        small_config(model), [*photos], tmp_path / "out", run_id="night",
+        beam_flags=["--runner=FlinkRunner", f"--flink_master={master}"],
+    )  # fmt: skip
+    assert (result.outcome.exit_code, result.outcome.ledger.scored, result.counts) == (0, 2, {})
+    name = job_name(result.layout)
+    assert f"job {name} is submitted: it publishes also without this process" in caplog.messages
+    assert (
+        f"job {name} has ended, and its counters cannot be read: Found no metrics container for job 4ee73c54"
+        in caplog.messages
     )
