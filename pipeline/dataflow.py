@@ -12,7 +12,7 @@ from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOpt
 from apache_beam.portability import common_urns
 from apache_beam.portability.api import beam_runner_api_pb2
 
-from transforms.errors import ConfigError, ExitCode, RunError, ScoreImagesError
+from transforms.errors import ConfigError
 
 
 class StagedFile(NamedTuple):
@@ -97,7 +97,7 @@ def summarize(proto: beam_runner_api_pb2.Pipeline) -> dict[str, Any]:
     return {"steps": steps, "environments": environments}
 
 
-def told_error(error: BaseException, project: str | None) -> ScoreImagesError | None:
+def told_error(error: BaseException, project: str | None) -> ConfigError | None:
     """Say what Google's client raises while a job is submitted as an error of ours; None where it is another one.
 
     Args:
@@ -110,10 +110,9 @@ def told_error(error: BaseException, project: str | None) -> ScoreImagesError | 
 
     text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if isinstance(error, DataflowJobAlreadyExistsError | exceptions.Conflict):
-        return RunError(
-            ExitCode.WRONG_INPUT,
+        return ConfigError(
             f"Dataflow has an active job of this run already: {text}; wait for its end, cancel it, or give another "
-            "--run-id",
+            "--run-id"
         )
     if isinstance(error, GoogleAuthError):
         return ConfigError(

@@ -153,7 +153,7 @@ def build(
     scored = listed | ScoreImages(config, model, [file.path for file in adopted], earlier)
     staged = facts.layout.staged_table
     scores = scored.scores | "WriteScores" >> WriteTables(
-        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata
+        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata, facts.layout
     )
     failures = (
         scored.failures

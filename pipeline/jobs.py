@@ -1,14 +1,10 @@
-"""A run as a job of an engine elsewhere: its name there, and how to follow it."""
+"""A run as a job of an engine elsewhere, and how it is followed."""
 
-import hashlib
-import re
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import quote
 
 from pipeline.profiles import Runner
 from transforms.layout import RunLayout
-
-_LONGEST = 63  # Dataflow's limit
 
 
 class Job(NamedTuple):
@@ -27,19 +23,8 @@ class Job(NamedTuple):
     address: str | None = None
     """Flink: host and port of the JobManager; Dataflow: where the template lies."""
 
-
-def job_name(layout: RunLayout) -> str:
-    """Return the name of a run's job: the same run has the same, so that an engine sees when it is there already.
-
-    Dataflow refuses a second active job of one name: two launchers cannot score one run at a time.
-
-    >>> job_name(RunLayout("gs://bucket/scores", "2026-11-22"))
-    'score-images-2026-11-22-2c2a7d0c'
-    """
-    digest = hashlib.sha256(f"{layout.output}\n{layout.run_id}".encode()).hexdigest()[:8]
-    words = re.sub(r"[^a-z0-9]+", "-", layout.run_id.lower()).strip("-")
-    start = f"score-images-{words}"[: _LONGEST - len(digest) - 1].rstrip("-")
-    return f"{start}-{digest}"
+    def __str__(self) -> str:
+        return " ".join(filter(None, (self.name, self.job_id)))
 
 
 def console_url(job: Job) -> str:
@@ -65,6 +50,7 @@ def following(job: Job, layout: RunLayout) -> list[tuple[str, str]]:
     return [*lines, ("published", layout.success), ("refused", layout.refused)]
 
 
-def job_json(job: Job) -> dict[str, Any]:
-    """Return a job without what it does not have."""
-    return {key: value for key, value in job._asdict().items() if value is not None}
+def cancelling(job: Job) -> str:
+    """Return how a job is ended."""
+    command = dict(following(job, RunLayout("", ""))).get("cancel")
+    return f"cancel it: {command}" if command else "cancel the job where it runs"

@@ -1,39 +1,36 @@
 """The life of one run: check, load, launch, wait, and say how it ended."""
 
 import contextlib
-import errno
 import importlib.metadata
 import logging
 import platform
-import re
-import signal
-import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import FrameType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
+from apache_beam.runners.runner import PipelineResult
 
 from pipeline.before.golden import check_golden
+from pipeline.broken_off import FULL, Interrupts, broken_off
 from pipeline.config import RunConfig
 from pipeline.devices_elsewhere import launcher_config, worker_config
+from pipeline.elsewhere import check_no_job, name_job, still_running
 from pipeline.graph import LoadedModel, build, load
-from pipeline.jobs import Job
+from pipeline.jobs import Job, cancelling
 from pipeline.options import Flags, find_flags, flag_names, is_in_process, runner_kind
 from pipeline.pairs import find_accelerators
 from pipeline.places import check_places_of_workers
 from pipeline.profiles import told_flags
 from pipeline.progress import ShowProgress
-from pipeline.submitting import check_credentials, new_pipeline, submit
+from pipeline.submitting import check_credentials, client_errors, new_pipeline, submit
 from transforms import observe, storage
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
-from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
+from transforms.errors import ConfigError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
@@ -53,12 +50,6 @@ from transforms.tables import FAILURES_SCHEMA
 
 _LOG = logging.getLogger(__name__)
 _PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "numpy", "pillow", "simplejpeg")
-# The text in which a runner hands an exception of a worker back: its class, its message, and where it was.
-_WORKER_ERROR = re.compile(
-    r"^transforms\.\w+\.(?P<kind>\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -126,6 +117,8 @@ class Checked:
     """Where it is carried out."""
     chain: Chain | None
     """The runs that it follows."""
+    job: str | None
+    """The name of its job on an engine elsewhere; None where the run ends with this process."""
     model: LoadedModel = field(repr=False)
     """Loaded."""
 
@@ -187,7 +180,7 @@ def layout_of(request: RunRequest) -> RunLayout:
 
 
 def _unusable(request: RunRequest, how: str, error: OSError) -> ConfigError:
-    way_out = "make room there" if error.errno in _FULL else "give a folder or bucket that this process may write"
+    way_out = "make room there" if error.errno in FULL else "give a folder or bucket that this process may write"
     return ConfigError(f"output {request.output} cannot be {how}: {error}; {way_out}")
 
 
@@ -252,13 +245,14 @@ def check(request: RunRequest, layout: RunLayout, *, sent: bool = True) -> Check
     check_places_of_workers(request.config, request.inputs, request.output, flags, shared_disk=request.shared_disk)
     if sent:
         check_credentials(flags.options)
+    job = name_job(flags.options, layout)
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
     config = request.config if runner_kind(flags.options) == "local" else launcher_config(request.config)
     model = load(config, request.loading)
     check_golden(model.scorer, request.config)
-    return Checked(layout, sources, flags, _chain(request, layout, model.scorer), model)
+    return Checked(layout, sources, flags, _chain(request, layout, model.scorer), job, model)
 
 
 def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared | str:
@@ -266,6 +260,7 @@ def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared |
     identity = _identity(scorer, checked.sources, checked.chain)
     try:
         claim.take()
+        check_no_job(checked.flags.options, layout)  # before what it has staged is looked at
         check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
@@ -298,7 +293,7 @@ def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | Non
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
     )
-    pipeline = new_pipeline(options, checked.layout)
+    pipeline = new_pipeline(options)
     earlier = checked.chain.files if checked.chain else ()
     with_gpu = bool(find_accelerators(options.get_all_options()))
     config = request.config if runner_kind(options) == "local" else worker_config(request.config, with_gpu=with_gpu)
@@ -365,74 +360,35 @@ def _manifest(request: RunRequest, checked: Checked) -> dict[str, Any]:
 
 
 def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
-    options = prepared.checked.flags.options
+    options, layout = prepared.checked.flags.options, prepared.layout
     pipeline = build_pipeline(request, prepared.checked, prepared.adopted)
     watch = request.show_progress and is_in_process(options)
     job: Job | None = None
     progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         try:
             with progress:
-                result, job = submit(pipeline)
-                if not is_in_process(options):
-                    _LOG.info("run %s is job %s", prepared.layout.run_id, job.job_id or job.name)
+                result, submitted = submit(pipeline)
+                if prepared.checked.job is not None:
+                    job = submitted
+                    _LOG.info("job %s is submitted: it publishes also without this process", job)
                 result.wait_until_finish()
         except ConfigError:
             raise  # the engine has not taken it
         except (Exception, KeyboardInterrupt) as error:
-            # A runner hands back what a worker has raised, or a text of it.
-            text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
-            *_, found = None, *_WORKER_ERROR.finditer(text)
-            passes = found is not None and found["kind"] == InterruptedRunError.__name__
-            if found and not passes and not interrupts.seen:
-                raise RunError(ExitCode.WRONG_INPUT, found["message"]) from error
-            cause = found["message"] if found else _cause(error, prepared.layout)
-            how = "was interrupted" if interrupts.seen else f"broke off: {cause}"
-            if interrupts.seen and job is not None and job.runner == "dataflow":
-                # What was submitted does not end with its launcher.
-                raise InterruptedRunError(
-                    f"run {prepared.layout.run_id} is not waited for any more; its job {job.job_id} goes on and will "
-                    f"publish: gcloud dataflow jobs cancel {job.job_id} --region={job.region} "
-                    f"--project={job.project} ends it"
-                ) from error
-            raise RunError(
-                ExitCode.INTERRUPTED,
-                f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
-                f"--run-id {prepared.layout.run_id} to continue",
-            ) from error
-    counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+            if job is not None and interrupts.seen:
+                raise still_running(str(job), layout, cancelling(job)) from error
+            raise broken_off(error, layout, interrupted=interrupts.seen) from error
+    return _counts(result, prepared.checked)
+
+
+def _counts(result: PipelineResult, checked: Checked) -> dict[str, int]:
+    try:
+        counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+    except client_errors(checked.flags.options) as error:
+        if checked.job is None:
+            raise
+        # The run is published or refused all the same; a cluster may forget a job that has ended.
+        _LOG.warning("job %s has ended, and its counters cannot be read: %s", checked.job, error)
+        return {}
     return {counter.key.metric.name: counter.result for counter in counters}
-
-
-class _Interrupts:
-    """Remembers that Ctrl-C or SIGTERM came: a runner makes the KeyboardInterrupt in a worker a text among others."""
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature is Python's
-        self.seen = True
-        raise KeyboardInterrupt
-
-
-def _cause(error: BaseException, layout: RunLayout) -> str:
-    """Return the last exception that a runner's text names, without the traceback around it."""
-    named = _ANY_ERROR.findall(str(error))
-    first = "".join(str(error).strip().splitlines()[:1])  # an interrupt says nothing
-    if first.endswith(":"):
-        first = " ".join(str(error).split())[:500]  # a title, and what it is about
-    cause = named[-1] if named else f"{type(error).__name__}: {first}".rstrip(": ")
-    full = any(f"[errno {number}]" in cause.lower() for number in _FULL)
-    return f"the disk of {layout.output} is full, make room there ({cause})" if full else cause

@@ -7,21 +7,17 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
-from pipeline.jobs import Job, job_name
+from pipeline.jobs import Job
 from pipeline.options import runner_kind
 from transforms.errors import ConfigError
-from transforms.layout import RunLayout
 
 
-def new_pipeline(options: PipelineOptions, layout: RunLayout) -> beam.Pipeline:
-    """Return an empty pipeline; on Dataflow its job has the name of the run, where the user has given it none.
+def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
+    """Return an empty pipeline.
 
     Raises:
         ConfigError: Beam finds fault with the options.
     """
-    google = options.view_as(GoogleCloudOptions)
-    if runner_kind(options) == "dataflow" and not google.job_name:
-        google.job_name = job_name(layout)
     try:
         return beam.Pipeline(options=options)
     except ValueError as error:
@@ -36,12 +32,21 @@ def check_credentials(options: PipelineOptions) -> None:
     Raises:
         ConfigError: There are none, or they cannot be read.
     """
-    google = options.view_as(GoogleCloudOptions)
-    if runner_kind(options) == "dataflow" and not google.no_auth:
-        from google import auth
+    cloud = options.view_as(GoogleCloudOptions)
+    if runner_kind(options) == "dataflow" and not cloud.no_auth:
+        from google.auth import default
 
         with _in_our_words(options):
-            auth.default(scopes=google.gcp_oauth_scopes)
+            default(scopes=cloud.gcp_oauth_scopes)
+
+
+def client_errors(options: PipelineOptions) -> tuple[type[Exception], ...]:
+    """Return what the client of an engine raises when the engine does not answer as it should."""
+    if runner_kind(options) == "dataflow":
+        from google.api_core.exceptions import GoogleAPIError
+
+        return (OSError, LookupError, RuntimeError, GoogleAPIError)
+    return (OSError, LookupError, RuntimeError)
 
 
 def submit(pipeline: beam.Pipeline) -> tuple[PipelineResult, Job]:
@@ -51,8 +56,7 @@ def submit(pipeline: beam.Pipeline) -> tuple[PipelineResult, Job]:
         pipeline: The whole run.
 
     Raises:
-        ConfigError: Dataflow refuses the job.
-        RunError: Dataflow has a job of this run at work.
+        ConfigError: Dataflow refuses the job, or has a job of this run at work.
     """
     with _in_our_words(pipeline.options):
         result = pipeline.run()

@@ -357,8 +357,9 @@ def test_an_interrupt_ends_the_waiting_and_not_the_job(
     assert job.states[-1] == "JOB_STATE_RUNNING"
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last == (
-        f"score-images: run left is not waited for any more; its job {job.job_id} goes on and will publish: gcloud "
-        f"dataflow jobs cancel {job.job_id} --region=europe-west4 --project=my-project ends it"
+        f"score-images: the launcher of run left was interrupted; its job {job.body['name']} {job.job_id} goes on "
+        "without it and publishes: run again with --run-id left to see how it ended, or cancel it: "
+        f"gcloud dataflow jobs cancel {job.job_id} --region=europe-west4 --project=my-project"
     )
 
 

@@ -1,23 +1,18 @@
 """Launching a run: what is refused, what a dry run says, and how a job is named and followed."""
 
 import json
-import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.devices_elsewhere import launcher_config, worker_config
-from pipeline.jobs import Job, console_url, following, job_name
+from pipeline.jobs import Job, console_url, following
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, tree, write_config
 from transforms.layout import RunLayout
 
-# Dataflow's law of names: https://docs.cloud.google.com/dataflow/docs/reference/rest/v1b3/projects.locations.jobs
-NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 FLINK = ["--", "--flink_master=jobmanager:8081"]
 
 
@@ -76,22 +71,6 @@ def test_what_is_published_is_not_launched_again(workplace: Path, capsys: pytest
     capsys.readouterr()
     assert main(["launch", *common, "--profile", "flink", "--shared-disk", *FLINK]) == 0
     assert capsys.readouterr().out.startswith("run n1 is already published in ")
-
-
-@given(st.text(st.characters(codec="ascii"), min_size=1, max_size=120), st.text(max_size=20))
-def test_every_name_of_a_job_is_one_that_dataflow_takes(run_id: str, output: str) -> None:
-    """Whatever the run is called; the same run has the same name."""
-    name = job_name(RunLayout(f"gs://b/{output}", run_id))
-    assert NAME.fullmatch(name)
-    assert len(name) <= 63
-    assert name == job_name(RunLayout(f"gs://b/{output}", run_id))
-
-
-def test_other_runs_have_other_names() -> None:
-    """Runs whose ids differ in what names cannot hold, or at their end, and runs of another output."""
-    layouts = [RunLayout("gs://b", "N1"), RunLayout("gs://b", "n1"), RunLayout("gs://b", "n.1")]
-    layouts += [RunLayout("gs://c", "n1"), RunLayout("gs://b", "x" * 100), RunLayout("gs://b", "x" * 101)]
-    assert len({job_name(layout) for layout in layouts}) == len(layouts)
 
 
 def test_how_a_job_is_followed() -> None:
