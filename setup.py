@@ -11,6 +11,8 @@ EXTRAS = {
     "heic": ["pillow-heif"],
     # What only evaluate and calibrate need; Brier scores of several classes came with 1.7.
     "evaluate": ["scikit-learn>=1.7", "scipy"],
+    # Google's clients of Dataflow and Cloud Storage, for launchers and for the workers' image.
+    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
     "test": [
         "pytest",
         "pytest-timeout",
