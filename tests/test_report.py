@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -15,6 +15,8 @@ from pipeline.after import report as report_module
 from pipeline.after.ended import find_ended, read_ended
 from pipeline.after.report import has_report, write_report
 from pipeline.after.report_advice import Spent
+from pipeline.after.report_data import throughput
+from pipeline.after.report_rows import Ticks
 from pipeline.cli import main
 from pipeline.run import RunResult
 from pipeline.run_report import leave_missing_report, leave_report
@@ -24,6 +26,7 @@ from tests.published_runs import publish_scores
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
 from transforms.errors import ConfigError, ExitCode, InputError
 from transforms.layout import RunLayout
+from transforms.settings import HealthSettings
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert(1)</script>"
@@ -149,6 +152,27 @@ def test_a_refused_run_has_a_report_of_its_staged_rows(tmp_path: Path, photos: l
     assert "limits.max_failure_rate allows 10.00%" in page.text
 
 
+@pytest.mark.parametrize("on_drift", ["warn", "refuse"])
+def test_the_report_says_what_the_health_gate_found(tmp_path: Path, on_drift: Literal["warn", "refuse"]) -> None:
+    """Published or refused: what moved, beside the share that it had."""
+    for run_id, cats in (("monday", 30), ("tuesday", 10)):
+        probabilities = [[0.9, 0.1]] * cats + [[0.2, 0.8]] * (40 - cats)
+        health = HealthSettings(baseline="latest", min_images=10, on_drift=on_drift)
+        paths = [f"/{number}.png" for number in range(40)]
+        publish_scores(tmp_path, paths, probabilities, labels=(HOSTILE, "dog"), run_id=run_id, health=health)
+    run = find_ended(str(tmp_path), "tuesday")
+    write_report(run, thumbnails=0)
+    assert run.refused == (on_drift == "refuse")
+    said = json_of(tmp_path, "tuesday", refused=run.refused)
+    assert said["health"]["baseline"] == "monday"
+    page = page_of(tmp_path, "tuesday", refused=run.refused).text
+    assert "The answers have drifted from run monday" in page
+    assert "75% → 25%" in page
+    assert ("refused: the health gate is closed" in page) == run.refused
+    write_report(find_ended(str(tmp_path), "monday"), thumbnails=0)
+    assert "The answers are not judged: " in page_of(tmp_path, "monday").text
+
+
 def test_a_night_on_which_everything_failed_has_a_report(tmp_path: Path) -> None:
     """Refused without a file of scores, or published with one of no rows."""
     empty = np.zeros((0, 2), np.float32)
@@ -201,6 +225,10 @@ def test_the_command_makes_the_report_and_says_where(output: Path, capsys: pytes
 def test_every_key_of_the_report_is_documented(night: RunResult) -> None:
     """Those of report.json, and of what is in it; and the document names no key that is not there."""
     said = json_of(night.layout.output, night.layout.run_id)
+    # So short a run may have no pace.
+    ticks = Ticks()
+    ticks.add(np.arange(10, dtype=np.int64) * 1_000_000)
+    said["throughput"] = throughput(ticks)
     table = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## report.json")[1]
     documented = set(re.findall(r"`([a-z_]+)`", table))
     keys = set(said)

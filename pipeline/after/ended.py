@@ -114,7 +114,7 @@ def read_ended(layout: RunLayout, *, refused: bool) -> EndedRun:
         return _ended(layout, layout.manifest, manifest, manifest, ExitCode.PUBLISHED, "")
     said = read_json(layout.refused, layout.run_id)
     try:
-        outcome, facts = said["outcome"], said["run"]
+        outcome, facts = said["outcome"], {**said["run"], "health": said.get("health")}
         code, message = ExitCode(outcome["exit_code"]), str(outcome["message"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(layout, layout.refused) from error

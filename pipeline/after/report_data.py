@@ -78,6 +78,7 @@ def collect(run: EndedRun, time: Mapping[str, Any] | None, least_certain: int, n
         "ledger": run.ledger._asdict(),
         "time": time,
         "throughput": throughput(scan.ticks),
+        "health": run.facts.get("health"),
         "failures": {
             "by_code": run.failures_by_code,
             "by_stage": [

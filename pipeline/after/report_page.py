@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.after.report_data import class_mix, mean_of, pictured
 from pipeline.pages import charts
-from pipeline.pages.charts import Bar
+from pipeline.pages.charts import Bar, Pair
 from pipeline.pages.page import (
     count_text,
     duration_text,
@@ -51,6 +51,7 @@ def report_html(report: Mapping[str, Any], pictures: Mapping[str, Thumbnail], th
         ledger=_ledger(report),
         time=_time(report["time"]),
         pace=_pace(report["throughput"]),
+        health=_health(report["health"]),
         answers=_answers(report),
         uncertain=[(pictures[path], _uncertain_lines(by_path[path])) for path in uncertain if path in pictures],
         told=[] if uncertain else list(map(_uncertain_row, report["least_certain"]["images"])),
@@ -144,6 +145,25 @@ def _pace(pace: Mapping[str, Any] | None) -> dict[str, Any] | None:
         "chart": charts.timeline("Images a second over time", edges, rates),
         "note": f"{number_text(pace['images_per_second'])} in the mean, in steps of {duration_text(step)}",
     }
+
+
+def _health(health: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if health is None:
+        return None
+    moved = [
+        Pair(
+            row["label"], row["share_before"], row["share_now"],
+            f"{percent_text(row['share_before'])} → {percent_text(row['share_now'])}",
+        )
+        for row in health["moved"]
+    ]  # fmt: skip
+    names = (f"run {health['baseline']}", "this run")
+    return {
+        "message": f"The answers have {health['message']}" if health["breaches"] else
+        f"The answers are {health['message']}",
+        "state": "bad" if health["breaches"] else "",
+        "chart": charts.pairs("Classes that have moved most", names, moved) if moved else "",
+    }  # fmt: skip
 
 
 def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
