@@ -88,6 +88,10 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
     if done or storage.stat(layout.plan) is not None:
         # A runner may carry this step out again after it has succeeded, or after it was killed half-way.
         complete(layout)
+        if storage.stat(layout.staged_identity) is None:
+            # A runner that scores again after publishing stages again. Without an identity it is nobody's; with one
+            # it belongs to a launcher that has begun this run anew, to replace it.
+            _leave_staging(layout)
         return read_outcome(layout)
     codes = _failures_by_code(files)
     overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
