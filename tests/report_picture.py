@@ -18,7 +18,7 @@ from tests.browser import DESKTOP, opened
 PICTURE = Path(__file__).parent.parent / "docs" / "report.png"
 _PARTS = 120
 """Of each photo."""
-_HEIGHT = 1480
+_HEIGHT = 1672
 """Pixels of the page that the picture shows."""
 _COLOURS = 64
 
