@@ -16,9 +16,9 @@ from pipeline.run import RunRequest, run
 from tests.browser import DESKTOP, opened
 
 PICTURE = Path(__file__).parent.parent / "docs" / "report.png"
-_PARTS = 180
+_PARTS = 120
 """Of each photo."""
-_HEIGHT = 1330
+_HEIGHT = 1672
 """Pixels of the page that the picture shows."""
 _COLOURS = 64
 
