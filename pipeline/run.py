@@ -23,7 +23,7 @@ from apache_beam.runners.runner import PipelineResult
 
 from pipeline.before.golden import check_golden
 from pipeline.config import RunConfig
-from pipeline.elsewhere import check_no_job, name_job, still_running
+from pipeline.elsewhere import check_no_job, name_job, out_of_sight, still_running, wait_for_end
 from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
@@ -303,10 +303,12 @@ def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
                 job = prepared.job
                 if job is not None:
                     _LOG.info("job %s is submitted: it publishes also without this process", job)
-                result.wait_until_finish()
+                wait_for_end(result)
         except (Exception, KeyboardInterrupt) as error:
             if job is not None and interrupts.seen:
                 raise still_running(job, prepared.layout) from error
+            if job is not None and isinstance(error, OSError):
+                raise out_of_sight(job, prepared.layout, error) from error
             # A runner hands back what a worker has raised, or a text of it.
             text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
             *_, found = None, *_WORKER_ERROR.finditer(text)
