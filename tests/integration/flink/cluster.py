@@ -62,6 +62,7 @@ restart-strategy.fixed-delay.delay: 1 s
 heartbeat.interval: 1000
 heartbeat.timeout: 40000
 heartbeat.rpc-failure-threshold: 2
+pekko.ask.timeout: 60 s
 io.tmp.dirs: {folder}/tmp
 web.tmpdir: {folder}/tmp
 blob.storage.directory: {folder}/tmp
@@ -121,7 +122,7 @@ class FlinkCluster:
             f"--flink_job_server_jar={JOB_SERVER}",
             "--environment_type=EXTERNAL",
             f"--environment_config={WORKERS}:{self._pool_port}",
-            "--environment_cache_millis=600000",
+            "--environment_cache_millis=60000",
             f"--parallelism={parallelism or self._wanted * self._slots}",
         ]
 
