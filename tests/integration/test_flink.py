@@ -165,14 +165,14 @@ def staged_files(layout: RunLayout) -> int:
     return len(list(Path(layout.staged_table("scores")).glob("*.parquet")))
 
 
-def when(process: "subprocess.Popen[str]", now: Callable[[], bool]) -> None:
+def when(process: "subprocess.Popen[str]", now: Callable[[], bool], pause: float = 0.1) -> None:
     """Wait for a moment of a run that must not have ended before."""
 
     def come() -> bool:
         assert process.poll() in (None, -signal.SIGKILL), process.communicate()
         return now()
 
-    wait_for(come, JOB_SECONDS, "a moment of a run")
+    wait_for(come, JOB_SECONDS, "a moment of a run", pause)
 
 
 def test_rows_are_those_of_a_local_run_and_both_task_managers_score(
@@ -228,11 +228,11 @@ def test_workers_that_are_killed_while_they_publish_are_followed_by_others_that_
     """All of them, when the plan is written: everything is scored again, and what the plan says is published."""
     layout = RunLayout(str(tmp_path / "out"), "publish")
     settings = json.loads(work.config.read_text())
-    settings["write"]["rows_per_file"] = 2
+    settings["write"]["rows_per_file"] = 1
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(settings))
     process = launch(cluster, config, [work.some_images], layout)
-    when(process, Path(layout.plan).exists)
+    when(process, Path(layout.plan).exists, pause=0.001)
     for member in cluster.members:
         for worker in member.workers():
             worker.kill()

@@ -259,8 +259,8 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait until something is true, and return it.
+def wait_for(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> Any:
+    """Wait until something is true, looking again after each pause, and return it.
 
     Raises:
         TimeoutError: It does not become true.
@@ -269,7 +269,7 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     while not (found := condition()):
         if time.monotonic() > until:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
     return found
 
 
