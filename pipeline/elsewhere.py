@@ -120,12 +120,12 @@ def out_of_sight(job: str, layout: RunLayout, error: OSError) -> RunError:
     )
 
 
-def still_running(job: str, layout: RunLayout) -> RunError:
+def still_running(job: str, layout: RunLayout, cancelling: str = "cancel the job where it runs") -> RunError:
     """Return what is said when a launcher is interrupted while its job goes on elsewhere."""
     return RunError(
         ExitCode.INTERRUPTED,
         f"the launcher of run {layout.run_id} was interrupted; its job {job} goes on without it and publishes: run "
-        f"again with --run-id {layout.run_id} to see how it ended, or cancel the job where it runs",
+        f"again with --run-id {layout.run_id} to see how it ended, or {cancelling}",
     )
 
 

@@ -28,6 +28,7 @@ from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
 from transforms.stat_images import StatImages
 from transforms.tables import failures_batch
+from transforms.versions import read_versions
 from transforms.write_tables import WriteTables
 
 
@@ -118,7 +119,9 @@ class ScoreImages(beam.PTransform):
         classifier = self._model.scorer.classifier
         plan = self.config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
         loaded = refs | LoadBatches(plan)
-        scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), classifier.fingerprint, self._model.shared)
+        scored = loaded.batches | ScoreBatches(
+            self.config.scorer_plan(), classifier.fingerprint, self._model.shared, read_versions()
+        )
         failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
         return Scored(scored.scores, failures, todo, unique.duplicates, unique.unlisted, skipped)
 

@@ -9,7 +9,7 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms.layout import RunLayout
-from transforms.observe import Count
+from transforms.observe import Capacity, Count
 from transforms.part_files import PartWriter
 from transforms.records import WrittenFile
 from transforms.settings import WriteSettings
@@ -62,6 +62,7 @@ class _WriteDoFn(beam.DoFn):
         self._rows = Count(f"write_{table}_rows")
         self._bytes = Count("write_bytes")
         self._ms = Count("write_ms")
+        self._capacity = Capacity(f"write_{table}_capacity_ms")
 
     def setup(self) -> None:
         self._has_checked = self._layout is None
@@ -72,6 +73,7 @@ class _WriteDoFn(beam.DoFn):
             check_begun(self._layout)
             self._has_checked = True
         self._writer = PartWriter(*self._arguments)
+        self._capacity.start()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
         with self._ms.time():
@@ -87,3 +89,4 @@ class _WriteDoFn(beam.DoFn):
         window = GlobalWindow()
         for file in files:
             yield WindowedValue(file, window.max_timestamp(), (window,))
+        self._capacity.stop(1)
