@@ -7,6 +7,7 @@ name: Dataflow refuses a second job of a name while the first is at work, and a 
 import hashlib
 import json
 import re
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ from apache_beam.options.pipeline_options import (
     PipelineOptions,
     StandardOptions,
 )
+from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import RunLayout
@@ -27,6 +30,8 @@ from transforms.redaction import redact_url
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 _SLUG_LENGTH = 24
 _ANSWER_SECONDS = 30.0
+_ASK_SECONDS = 2.0
+_SILENT_SECONDS = 120.0
 # https://nightlies.apache.org/flink/flink-docs-release-1.19/docs/internals/job_scheduling/
 _ENDED = frozenset({"FINISHED", "CANCELED", "FAILED"})
 
@@ -75,6 +80,44 @@ def check_no_job(options: PipelineOptions, layout: RunLayout) -> None:
                 f"{redact_url(master)}: it publishes without a launcher; wait for it, cancel it there, or use another "
                 "--run-id"
             )
+
+
+def wait_for_end(
+    result: PipelineResult, ask_seconds: float = _ASK_SECONDS, silent_seconds: float = _SILENT_SECONDS
+) -> None:
+    """Wait for a job as its runner does; one on Flink is asked for at a steady pace.
+
+    Beam's own wait asks Flink less and less often, once a minute in the end, and gives up when it gets no answer once.
+
+    Args:
+        result: Of a submitted pipeline.
+        ask_seconds: Between two questions.
+        silent_seconds: How long a JobManager may be out of reach, as when it is started again.
+
+    Raises:
+        OSError: It is out of reach for longer.
+        RuntimeError: The job has failed.
+    """
+    answered = time.monotonic()
+    while isinstance(result, PortableResult):
+        try:
+            if PipelineState.is_terminal(result.state):
+                break
+            answered = time.monotonic()
+        except OSError:
+            if time.monotonic() - answered > silent_seconds:
+                raise
+        time.sleep(ask_seconds)
+    result.wait_until_finish()
+
+
+def out_of_sight(job: str, layout: RunLayout, error: OSError) -> RunError:
+    """Return what is said when a job that was submitted cannot be asked for any more."""
+    return RunError(
+        ExitCode.INTERRUPTED,
+        f"job {job} of run {layout.run_id} was submitted and cannot be watched any more: {error}; if it is at work it "
+        f"publishes all the same: run again with --run-id {layout.run_id} to see how it ended",
+    )
 
 
 def still_running(job: str, layout: RunLayout, cancelling: str = "cancel the job where it runs") -> RunError:

@@ -118,7 +118,7 @@ PROFILES: dict[str, Profile] = {
                     "one Python process a TaskManager: one model, and the bundles of its slots are threads of it",
                 ),
                 Flag(
-                    "--environment_cache_millis=600000",
+                    "--environment_cache_millis=60000",
                     "without it the process ends with each stage, and the next one imports TensorFlow and loads the "
                     "model anew",
                 ),

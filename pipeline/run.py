@@ -19,7 +19,7 @@ from pipeline.before.golden import check_golden
 from pipeline.broken_off import FULL, Interrupts, broken_off
 from pipeline.config import RunConfig
 from pipeline.devices_elsewhere import launcher_config, worker_config
-from pipeline.elsewhere import check_no_job, name_job, still_running
+from pipeline.elsewhere import check_no_job, name_job, out_of_sight, still_running, wait_for_end
 from pipeline.graph import LoadedModel, build, load
 from pipeline.jobs import Job, cancelling
 from pipeline.options import Flags, find_flags, flag_names, is_in_process, runner_kind
@@ -425,12 +425,14 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
                 if prepared.checked.job is not None:
                     job = submitted
                     _LOG.info("job %s is submitted: it publishes also without this process", job)
-                result.wait_until_finish()
+                wait_for_end(result)
         except ConfigError:
             raise  # the engine has not taken it
         except (Exception, KeyboardInterrupt) as error:
             if job is not None and interrupts.seen:
                 raise still_running(str(job), layout, cancelling(job)) from error
+            if job is not None and isinstance(error, OSError):
+                raise out_of_sight(str(job), layout, error) from error
             raise broken_off(error, layout, interrupted=interrupts.seen) from error
     return _counts(result, prepared.checked)
 

@@ -15,10 +15,11 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import GoogleCloudOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.portable_runner import PipelineResult as PortableResult
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.elsewhere import check_no_job, job_name, name_job, still_running
+from pipeline.elsewhere import check_no_job, job_name, name_job, out_of_sight, still_running, wait_for_end
 from pipeline.options import pipeline_options
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, run_quietly, small_config
@@ -224,4 +225,45 @@ def test_a_job_whose_counters_are_gone_is_published_all_the_same(
     assert (
         f"job {name} has ended, and its counters cannot be read: Found no metrics container for job 4ee73c54"
         in caplog.messages
+    )
+
+
+class Portable(PortableResult):
+    """A job on Flink whose states are those of a list; None stands for no answer."""
+
+    def __init__(self, *states: str | None) -> None:
+        self.states = list(states)
+        self.waited = False
+
+    @property
+    def state(self) -> str:
+        """The next one."""
+        found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if found is None:
+            raise ConnectionError("refused")
+        return found
+
+    def wait_until_finish(self, duration: int | None = None) -> None:  # noqa: ARG002  the signature is Beam's
+        """Remember that Beam was asked for the end."""
+        self.waited = True
+
+
+def test_a_job_is_waited_for_while_its_job_manager_is_started_again() -> None:
+    """Some questions without an answer do not matter; Beam then says how it ended."""
+    result = Portable("RUNNING", None, None, "RUNNING", "DONE")
+    wait_for_end(result, ask_seconds=0.001)
+    assert (result.waited, result.states) == (True, ["DONE"])
+
+
+def test_a_job_manager_that_stays_away_is_not_waited_for() -> None:
+    """The error says so, and that the job may be at work all the same."""
+    result = Portable("RUNNING", None)
+    with pytest.raises(ConnectionError, match="refused") as raised:
+        wait_for_end(result, ask_seconds=0.001, silent_seconds=0.05)
+    assert not result.waited
+    error = out_of_sight(NAME, LAYOUT, raised.value)
+    assert error.exit_code == ExitCode.INTERRUPTED
+    assert str(error) == (
+        f"job {NAME} of run 2026-11-26 was submitted and cannot be watched any more: refused; if it is at work it "
+        "publishes all the same: run again with --run-id 2026-11-26 to see how it ended"
     )

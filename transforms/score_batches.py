@@ -78,6 +78,20 @@ class _ScoreDoFn(beam.DoFn):
         self._out_of_memory = Count("score_out_of_memory_calls")
 
     def setup(self) -> None:
+        self._is_ready = False
+
+    def start_bundle(self) -> None:
+        # Not in setup: a worker opens its data channel after it. Flink's runner waits three minutes for that channel,
+        # too short for a large model, and never learns what setup has raised.
+        if not self._is_ready:
+            self._get_ready()
+            self._is_ready = True
+        # Of a bundle that failed: it comes again as a whole.
+        while self._under_way:
+            self._under_way.popleft().cancel()
+        self._capacity.start()
+
+    def _get_ready(self) -> None:
         if self._versions is not None:
             check_versions(self._versions)
         # Never released in teardown: Beam tears an idle DoFn down after a minute, and the model took longer to load.
@@ -91,12 +105,6 @@ class _ScoreDoFn(beam.DoFn):
             )
         self._pool = ThreadPoolExecutor(self._scorer.calls_in_flight, thread_name_prefix="model")
         self._under_way: deque[Future[PredictedBatch]] = deque()
-
-    def start_bundle(self) -> None:
-        # Of a bundle that failed: it comes again as a whole.
-        while self._under_way:
-            self._under_way.popleft().cancel()
-        self._capacity.start()
 
     def process(
         self, batch: ImageBatch
@@ -122,7 +130,8 @@ class _ScoreDoFn(beam.DoFn):
         self._capacity.stop(self._scorer.calls_in_flight)
 
     def teardown(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._is_ready:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _finish(self) -> ScoredBatch:
         """Wait for the oldest batch under way; what its call has raised is raised here, in the bundle's own thread."""

@@ -62,6 +62,7 @@ restart-strategy.fixed-delay.delay: 1 s
 heartbeat.interval: 1000
 heartbeat.timeout: 40000
 heartbeat.rpc-failure-threshold: 2
+pekko.ask.timeout: 60 s
 io.tmp.dirs: {folder}/tmp
 web.tmpdir: {folder}/tmp
 blob.storage.directory: {folder}/tmp
@@ -121,7 +122,7 @@ class FlinkCluster:
             f"--flink_job_server_jar={JOB_SERVER}",
             "--environment_type=EXTERNAL",
             f"--environment_config={WORKERS}:{self._pool_port}",
-            "--environment_cache_millis=600000",
+            "--environment_cache_millis=60000",
             f"--parallelism={parallelism or self._wanted * self._slots}",
         ]
 
@@ -258,8 +259,8 @@ def free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
-    """Wait until something is true, and return it.
+def wait_for(condition: Callable[[], Any], seconds: float, what: str, pause: float = 0.1) -> Any:
+    """Wait until something is true, looking again after each pause, and return it.
 
     Raises:
         TimeoutError: It does not become true.
@@ -268,7 +269,7 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
     while not (found := condition()):
         if time.monotonic() > until:
             raise TimeoutError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(0.1)
+        time.sleep(pause)
     return found
 
 
