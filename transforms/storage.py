@@ -150,7 +150,8 @@ def _local_filesystem() -> fs.FileSystem:
     return fs.LocalFileSystem()
 
 
-def _persist(operation: Callable[[], T], is_passing: Callable[[Exception], bool] = stores.is_passing) -> T:
+def persist(operation: Callable[[], T], is_passing: Callable[[Exception], bool] = stores.is_passing) -> T:
+    """Try an operation of a store again while its troubles pass, for two minutes."""
     return call_with_retries(lambda _: operation(), is_passing, Backoff())
 
 
@@ -162,9 +163,9 @@ def stat(path: str) -> FileStat | None:
     """
     if is_remote(path):
         filesystem_, inner = impatient_filesystem(path)
-        return remote_stat(path, _persist(lambda: filesystem_.get_file_info(inner)))
+        return remote_stat(path, persist(lambda: filesystem_.get_file_info(inner)))
     status = folders.status(path)
-    return _local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
+    return local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
 
 
 def is_folder(path: str) -> bool:
@@ -176,12 +177,13 @@ def is_folder(path: str) -> bool:
     if is_remote(path):
         # Not impatiently: of GCS, Arrow takes an error of the listing for its first object.
         filesystem_, inner = filesystem(path.rstrip("/"))
-        return bool(_persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
+        return bool(persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
     status = folders.status(path)
     return status is not None and stat_module.S_ISDIR(status.st_mode)
 
 
-def _local_stat(path: str, status: os.stat_result) -> FileStat:
+def local_stat(path: str, status: os.stat_result) -> FileStat:
+    """Return what the system says of a local file."""
     return FileStat(path, status.st_size, file_version(status.st_mtime_ns, status.st_size))
 
 
@@ -198,28 +200,35 @@ def file_version(mtime_ns: int, size: int) -> str:
     return f"{mtime_ns}-{size}"
 
 
-def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
+def list_folder(folder: str, *, recursive: bool = True, missing_ok: bool = False) -> Iterator[FileStat]:
     """Yield every file below a folder or prefix, in an order that is stable on local disks.
 
     Local links to folders are followed, a link to a folder above itself is not. A broken link is listed, so that
     reading it becomes a failures row; what is deleted while the listing goes on is not.
 
+    Args:
+        folder: Absolute local path, or URL.
+        recursive: Also what lies in the folders below it.
+        missing_ok: No files where there is no such folder, instead of an error.
+
     Raises:
         FileNotFoundError: The folder does not exist.
         OSError: A folder cannot be listed: a part of the images must never be missing in silence.
     """
+    if missing_ok and not is_folder(folder):
+        return
     if is_remote(folder):
         filesystem_, inner = filesystem(folder)
         scheme = folder.partition("://")[0]
         selector = fs.FileSelector(inner.rstrip("/"), recursive=recursive)
         # Whole before its first entry is given away: one that breaks off is repeated without a trace. Single pages are
         # repeated by the client: at one fault in a hundred requests, no listing of a million objects would end.
-        for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+        for info in persist(lambda: stores.list_all(filesystem_, selector)):
             if found := remote_stat(f"{scheme}://{info.path}", info):
                 yield found
         return
     for path, status in folders.walk(folder, recursive=recursive):
-        yield _local_stat(path, status)
+        yield local_stat(path, status)
 
 
 def list_names(folder: str) -> list[fs.FileInfo]:
@@ -232,7 +241,7 @@ def list_names(folder: str) -> list[fs.FileInfo]:
     # Of GCS, Arrow tells a folder's objects only, not the prefixes in it: those are known by what lies below.
     selector = fs.FileSelector(inner, allow_not_found=True, recursive=folder.startswith("gs://"))
     entries = {}
-    for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+    for info in persist(lambda: stores.list_all(filesystem_, selector)):
         name, below, _ = info.path[len(join(inner, "")) :].partition("/")
         entries[name] = fs.FileInfo(join(inner, name), fs.FileType.Directory) if below else info
     return list(entries.values())
@@ -253,7 +262,7 @@ def read_bytes(path: str) -> bytes:
         with filesystem_.open_input_stream(inner) as stream:
             return bytes(stream.read())
 
-    return _persist(read)
+    return persist(read)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -269,7 +278,7 @@ def write_bytes(path: str, data: bytes) -> None:
             with filesystem_.open_output_stream(inner) as stream:
                 stream.write(data)
 
-        _persist(write)
+        persist(write)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -333,7 +342,7 @@ def _move(source: str, target: str) -> None:
         if not _exists(filesystem_, place):
             raise FileNotFoundError(errno.ENOENT, "neither at its old place nor at its new one", f"{source}, {target}")
 
-    _persist(move)
+    persist(move)
 
 
 def _exists(filesystem_: fs.FileSystem, inner: str) -> bool:
@@ -375,4 +384,4 @@ def _delete(filesystem_: fs.FileSystem, inner: str, kind: fs.FileType, delete: C
 
     # Gone between the question and the deletion, as after an attempt whose answer was lost: the next attempt sees it.
     # GCS says so of every folder, too, after it has deleted all below it: no object has the folder's own name.
-    _persist(look_and_delete, lambda error: isinstance(error, FileNotFoundError) or stores.is_passing(error))
+    persist(look_and_delete, lambda error: isinstance(error, FileNotFoundError) or stores.is_passing(error))

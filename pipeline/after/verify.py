@@ -286,7 +286,7 @@ class _Checks:
         for table in TABLES:
             folder = self._layout.published_table(table)
             named = {storage.join(self._layout.output, file.path) for file in self._files}
-            for found in storage.list_folder(folder) if storage.is_folder(folder) else ():
+            for found in storage.list_folder(folder, missing_ok=True):
                 if found.path not in named:
                     self._add("strays", found.path.removeprefix(storage.join(self._layout.output, "")))
 
