@@ -1,6 +1,8 @@
 """How RunConfig and Beam's own flags meet: what stands after `--` is Beam's, and it wins."""
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
@@ -11,6 +13,9 @@ from transforms.redaction import redact_flags
 
 # DirectRunner looks for a downloaded runner first, and may run a pipeline twice; this one is in the package.
 LOCAL_RUNNER = "FnApiRunner"
+# Where nobody says how many there are.
+_WORKERS = 16
+_PROCESSORS = re.compile(r"-(\d+)$")
 _LOCAL_RUNNERS = frozenset({"fnapirunner", "directrunner", "bundlebaseddirectrunner", "switchingdirectrunner"})
 
 
@@ -43,6 +48,21 @@ def is_in_process(options: PipelineOptions) -> bool:
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         return False
     return _is_local(options.view_as(StandardOptions).runner or LOCAL_RUNNER)
+
+
+def count_slots(options: PipelineOptions) -> int | None:
+    """Return how many bundles a runner works on at a time, or about how many; None where its workers live here."""
+    if is_in_process(options):
+        return None
+    if _is_local(options.view_as(StandardOptions).runner or LOCAL_RUNNER):
+        return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+    found = options.get_all_options()
+    parallelism, most, first = (found.get(name) or 0 for name in ("parallelism", "max_num_workers", "num_workers"))
+    if parallelism > 0:
+        return int(parallelism)
+    # n2-standard-16 has 16 processors.
+    processors = _PROCESSORS.search(found.get("machine_type") or "")
+    return int(most or first or _WORKERS) * int(processors[1] if processors else 1)
 
 
 def _is_local(runner: str) -> bool:

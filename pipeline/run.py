@@ -23,7 +23,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from pipeline.before.golden import check_golden
 from pipeline.config import RunConfig
 from pipeline.graph import LoadedModel, build, load
-from pipeline.options import is_in_process, pipeline_options
+from pipeline.options import count_slots, is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
 from transforms.claims import RunClaim
@@ -287,7 +287,16 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
 def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
     pipeline = beam.Pipeline(options=prepared.options)
     earlier = prepared.chain.files if prepared.chain else ()
-    build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files, earlier)
+    build(
+        pipeline,
+        request.config,
+        prepared.sources,
+        prepared.facts,
+        prepared.model,
+        prepared.adopted.files,
+        earlier,
+        count_slots(prepared.options),
+    )
     watch = request.show_progress and is_in_process(prepared.options)
     progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
     with _Interrupts() as interrupts:

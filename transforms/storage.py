@@ -9,16 +9,18 @@ and deletions look first what the attempt before has done.
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import re
 import stat as stat_module
 import threading
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 
 from transforms import folders, stores
@@ -26,11 +28,13 @@ from transforms.errors import ConfigError
 from transforms.redaction import redact_url
 from transforms.retrying import Backoff, call_with_retries
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 REMOTE_SCHEMES = stores.SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_MOVE_THREADS = 16
+_THREADS = 16
+_CHUNK_BYTES = 1024**2
 _making = threading.Lock()
 SECOND = 1_000_000_000  # nanoseconds
 
@@ -265,6 +269,20 @@ def read_bytes(path: str) -> bytes:
     return persist(read)
 
 
+def read_digest(path: str) -> str:
+    """Return the SHA-256 of a file of any size.
+
+    Raises:
+        OSError: It does not exist or cannot be read.
+    """
+    filesystem_, inner = filesystem(path)
+    digest = hashlib.sha256()
+    with filesystem_.open_input_stream(inner) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def write_bytes(path: str, data: bytes) -> None:
     """Write a file in one step: a reader sees the old content or the new, never a part.
 
@@ -319,30 +337,58 @@ def move_files(pairs: list[tuple[str, str]]) -> None:
         FileNotFoundError: A file is at neither place.
         OSError: A file cannot be moved.
     """
+    _transfer_all(pairs, lambda filesystem_: filesystem_.move)
+
+
+def copy_files(pairs: list[tuple[str, str]]) -> None:
+    """Copy files to new names as move_files moves them; the old ones stay.
+
+    In a store a move is a copy and a deletion, and many deletions are one request.
+
+    Raises:
+        FileNotFoundError: A file is at neither place.
+        OSError: A file cannot be copied.
+    """
+    _transfer_all(pairs, lambda filesystem_: filesystem_.copy_file)
+
+
+def _transfer_all(pairs: list[tuple[str, str]], choose: Callable[[fs.FileSystem], Callable[[str, str], None]]) -> None:
     for folder in {parent(target) for _, target in pairs}:
         make_folder(folder)
-    with ThreadPoolExecutor(_MOVE_THREADS) as pool:
-        list(pool.map(lambda pair: _move(*pair), pairs))
+    in_threads(lambda pair: _transfer(*pair, choose), pairs)
 
 
-def _move(source: str, target: str) -> None:
+def _transfer(source: str, target: str, choose: Callable[[fs.FileSystem], Callable[[str, str], None]]) -> None:
     filesystem_, inner = impatient_filesystem(source)
     place = filesystem(target)[1]
+    transfer = choose(filesystem_)
 
-    def move() -> None:
-        if _exists(filesystem_, inner):
-            try:
-                filesystem_.move(inner, place)
-            except OSError:
-                # The answer may have been lost on its way: what the store has done counts.
-                if _exists(filesystem_, inner):
-                    raise
-            else:
-                return
-        if not _exists(filesystem_, place):
-            raise FileNotFoundError(errno.ENOENT, "neither at its old place nor at its new one", f"{source}, {target}")
+    def attempt() -> None:
+        # Not asked first: that is a request for each file, and the answer is nearly always the same.
+        try:
+            transfer(inner, place)
+        except (OSError, pa.ArrowException) as error:
+            # It is at its new place already, or the answer was lost on its way: what the store has done counts.
+            if _exists(filesystem_, inner):
+                raise
+            if not _exists(filesystem_, place):
+                what = "neither at its old place nor at its new one"
+                raise FileNotFoundError(errno.ENOENT, what, f"{source}, {target}") from error
 
-    persist(move)
+    persist(attempt)
+
+
+def in_threads(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    """Do something with each item, many at a time; return the results in their order.
+
+    Raises:
+        Exception: What the first item that failed has raised; what was not begun then is left.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            return list(pool.map(work, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _exists(filesystem_: fs.FileSystem, inner: str) -> bool:
@@ -369,6 +415,11 @@ def delete_folder(path: str) -> None:
     """Delete a folder with everything below it; one that does not exist is no error."""
     filesystem_, inner = filesystem(path)
     _delete(filesystem_, inner.rstrip("/"), fs.FileType.Directory, filesystem_.delete_dir)
+
+
+def delete_files(paths: Iterable[str]) -> None:
+    """Delete files, many at once; one that does not exist is no error."""
+    in_threads(delete_file, paths)
 
 
 def delete_file(path: str) -> None:
