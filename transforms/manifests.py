@@ -115,10 +115,13 @@ def open_bytes(manifest: Manifest, start: int = 0, end: int | None = None) -> "I
         OSError: The storage does not give it.
     """
     filesystem, inner = storage.filesystem(manifest.path)
-    with (
-        filesystem.open_input_file(inner) as file,
-        io.BufferedReader(_Range(file, start, end), _BUFFER_BYTES) as stream,
-    ):
+    with contextlib.ExitStack() as stack:
+        if start == 0 and end is None:
+            # Not open_input_file: pyarrow holds Python's lock while Arrow makes its first request to GCS.
+            raw = stack.enter_context(filesystem.open_input_stream(inner, buffer_size=_BUFFER_BYTES))
+        else:
+            raw = _Range(stack.enter_context(filesystem.open_input_file(inner)), start, end)
+        stream = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
         if start == 0 and stream.peek(2)[:2] in _UTF16_MARKS:
             raise InputError(f"manifest {manifest.text} is UTF-16 text; save it as UTF-8")
         yield stream
