@@ -31,6 +31,7 @@ from transforms.skip_scored import SkipScored
 from transforms.stat_images import StatImages
 from transforms.tables import failures_batch
 from transforms.units import FAILURE_BYTES, plan_units, score_row_bytes
+from transforms.versions import read_versions
 from transforms.write_tables import WriteTables
 
 
@@ -132,7 +133,9 @@ class ScoreImages(beam.PTransform):
         classifier = self._model.scorer.classifier
         plan = self.config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
         loaded = refs | LoadBatches(plan)
-        scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), classifier.fingerprint, self._model.shared)
+        scored = loaded.batches | ScoreBatches(
+            self.config.scorer_plan(), classifier.fingerprint, self._model.shared, read_versions()
+        )
         failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
         return Scored(scored.scores, failures, todo, unique.duplicates, unique.unlisted, skipped)
 
@@ -166,7 +169,7 @@ def build(
     scored = listed | ScoreImages(config, model, [file.path for file in adopted], earlier, slots)
     staged = facts.layout.staged_table
     scores = scored.scores | "WriteScores" >> WriteTables(
-        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata
+        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata, facts.layout
     )
     failed = scored.failures
     if slots is not None:

@@ -1,7 +1,7 @@
 """ScoreBatches: from batches of pixels to rows of the scores table, with one shared model a process."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,9 +14,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
 from transforms.errors import ExitCode, RunError
-from transforms.observe import Count
+from transforms.observe import Capacity, Count
 from transforms.records import Failure, ImageBatch
 from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan
+from transforms.versions import check_versions
 
 FAILURES = "failures"
 SCORES = "scores"
@@ -35,6 +36,8 @@ class ScoreBatches(beam.PTransform):
     """What the launcher saw; a worker that finds another model stops the run. None takes any."""
     shared: Shared = field(default_factory=Shared)
     """Holds the one model of a process; the launcher that has loaded it hands over its own."""
+    versions: Mapping[str, str] | None = None
+    """What the launcher has installed; a worker that has other versions stops the run. None takes any."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class ScoreBatches(beam.PTransform):
                 "ScoreBatches needs globally windowed batches, for their rows come out later than they go in: apply "
                 "beam.WindowInto(beam.window.GlobalWindows()) before it"
             )
-        score = _ScoreDoFn(self.plan, self.model_fingerprint, self.shared)
+        score = _ScoreDoFn(self.plan, self.model_fingerprint, self.shared, self.versions)
         return batches | "Score" >> beam.ParDo(score).with_output_types(pa.RecordBatch, failures=Failure).with_outputs(
             FAILURES, main=SCORES
         )
@@ -57,16 +60,26 @@ class ScoreBatches(beam.PTransform):
 class _ScoreDoFn(beam.DoFn):
     """Hands batches to the devices, and makes rows of the one before while they compute."""
 
-    def __init__(self, plan: ScorerPlan, model_fingerprint: str | None, shared: Shared) -> None:
+    def __init__(
+        self,
+        plan: ScorerPlan,
+        model_fingerprint: str | None,
+        shared: Shared,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        self._versions = versions
         self._plan = plan
         self._model_fingerprint = model_fingerprint
         self._shared = shared
         self._scored = Count("scored_images")
         self._failed = Count("score_failed_images")
         self._model_ms = Count("model_ms")
+        self._capacity = Capacity("model_capacity_ms")
         self._out_of_memory = Count("score_out_of_memory_calls")
 
     def setup(self) -> None:
+        if self._versions is not None:
+            check_versions(self._versions)
         # Never released in teardown: Beam tears an idle DoFn down after a minute, and the model took longer to load.
         self._scorer: Scorer = self._shared.acquire(lambda: Scorer(self._plan))
         found = self._scorer.classifier.fingerprint
@@ -83,6 +96,7 @@ class _ScoreDoFn(beam.DoFn):
         # Of a bundle that failed: it comes again as a whole.
         while self._under_way:
             self._under_way.popleft().cancel()
+        self._capacity.start()
 
     def process(
         self, batch: ImageBatch
@@ -105,6 +119,7 @@ class _ScoreDoFn(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(FAILURES, value)
             if scored.rows.num_rows:
                 yield WindowedValue(scored.rows, window.max_timestamp(), (window,))
+        self._capacity.stop(self._scorer.calls_in_flight)
 
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
