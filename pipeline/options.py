@@ -1,6 +1,8 @@
 """How RunConfig and Beam's own flags meet: what stands after `--` is Beam's, and it wins over the profile."""
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -16,6 +18,9 @@ from transforms.redaction import redact_flags
 
 # DirectRunner looks for a downloaded runner first, and may run a pipeline twice; this one is in the package.
 LOCAL_RUNNER = "FnApiRunner"
+# Where nobody says how many there are.
+_WORKERS = 16
+_PROCESSORS = re.compile(r"-(\d+)$")
 _RUNNERS: dict[str, Runner] = {
     "fnapirunner": "local",
     "directrunner": "local",
@@ -116,6 +121,21 @@ def is_in_process(options: PipelineOptions) -> bool:
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         return False
     return runner_kind(options) == "local"
+
+
+def count_slots(options: PipelineOptions) -> int | None:
+    """Return how many bundles a runner works on at a time, or about how many; None where its workers live here."""
+    if is_in_process(options):
+        return None
+    if runner_kind(options) == "local":
+        return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+    found = options.get_all_options()
+    parallelism, most, first = (found.get(name) or 0 for name in ("parallelism", "max_num_workers", "num_workers"))
+    if parallelism > 0:
+        return int(parallelism)
+    # n2-standard-16 has 16 processors.
+    processors = _PROCESSORS.search(found.get("machine_type") or "")
+    return int(most or first or _WORKERS) * int(processors[1] if processors else 1)
 
 
 @cache

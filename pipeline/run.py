@@ -22,7 +22,7 @@ from pipeline.devices_elsewhere import launcher_config, worker_config
 from pipeline.elsewhere import check_no_job, name_job, out_of_sight, still_running, wait_for_end
 from pipeline.graph import LoadedModel, build, load
 from pipeline.jobs import Job, cancelling
-from pipeline.options import Flags, find_flags, flag_names, is_in_process, runner_kind
+from pipeline.options import Flags, count_slots, find_flags, flag_names, is_in_process, runner_kind
 from pipeline.pairs import find_accelerators
 from pipeline.places import check_places_of_workers
 from pipeline.profiles import told_flags
@@ -330,7 +330,8 @@ def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | Non
     earlier = checked.chain.files if checked.chain else ()
     with_gpu = bool(find_accelerators(options.get_all_options()))
     config = request.config if runner_kind(options) == "local" else worker_config(request.config, with_gpu=with_gpu)
-    build(pipeline, config, checked.sources, facts, checked.model, adopted.files if adopted else (), earlier)
+    files = adopted.files if adopted else ()
+    build(pipeline, config, checked.sources, facts, checked.model, files, earlier, count_slots(options))
     return pipeline
 
 

@@ -232,7 +232,7 @@ class KilledError(Exception):
     """Stands for kill -9 at a call of the storage."""
 
 
-STEPS = ("write_bytes", "_move", "rename", "delete_file", "delete_folder")
+STEPS = ("write_bytes", "_transfer", "rename", "delete_file", "delete_folder")
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
@@ -252,18 +252,12 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 
         return call
 
-    halves = {"_move": half_of_a_move, "delete_folder": half_of_a_folder}
+    # A copy within a store and a rename on a disk are done or not.
+    halves = {"delete_folder": half_of_a_folder}
     for name in STEPS:
         module = os if name == "rename" else storage
         half = halves.get(name, lambda *_: None)
         monkeypatch.setattr(module, name, counted(getattr(module, name), half))
-
-
-def half_of_a_move(source: str, target: str) -> None:
-    """A store copies an object and then deletes the old one."""
-    if storage.is_remote(source) and storage.stat(source) is not None:
-        filesystem, inner = storage.filesystem(source)
-        filesystem.copy_file(inner, storage.filesystem(target)[1])
 
 
 def half_of_a_folder(path: str) -> None:

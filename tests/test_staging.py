@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transforms import storage, tables
 from transforms.errors import ExitCode, RunError
@@ -83,6 +86,25 @@ def test_whole_files_of_the_run_are_adopted(tmp_path: Path) -> None:
     adopted = claim(tmp_path)
     assert set(adopted.files) == files
     assert adopted.rows == 3
+
+
+@settings(deadline=None, max_examples=25)
+@given(contents=st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4), max_size=6))
+def test_any_overlap_is_resolved_file_by_file(contents: list[list[str]]) -> None:
+    """Against the slow obvious way: a set of all paths, and each file in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        claim(Path(folder))
+        paths = {stage(Path(folder), *names).path: names for names in contents}
+        seen: set[str] = set()
+        kept = []
+        for path in sorted(paths):
+            names = paths[path]
+            if len(set(names)) == len(names) and seen.isdisjoint(names):
+                seen.update(names)
+                kept.append(path)
+        adopted = claim(Path(folder))
+        assert [file.path for file in adopted.files] == kept
+        assert adopted.rows == len(seen)
 
 
 def test_table_without_rows_is_adopted(tmp_path: Path) -> None:

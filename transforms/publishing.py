@@ -185,12 +185,15 @@ def _unhealthy(facts: RunFacts, health: Health, ledger: Ledger, codes: dict[str,
 
 def _failures_by_code(files: Sequence[WrittenFile]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for file in files:
-        if file.table == "failures":
-            filesystem, inner = storage.filesystem(file.path)
-            with filesystem.open_input_file(inner) as opened:
-                counts.update(pq.read_table(opened, columns=["code"]).column("code").to_pylist())
+    for codes in storage.in_threads(_codes, (file.path for file in files if file.table == "failures")):
+        counts.update(codes)
     return dict(counts.most_common())
+
+
+def _codes(path: str) -> Counter[str]:
+    filesystem, inner = storage.filesystem(path)
+    with filesystem.open_input_file(inner) as opened:
+        return Counter(pq.ParquetFile(opened).read(columns=["code"]).column("code").to_pylist())
 
 
 def _empty_tables(facts: RunFacts, files: Sequence[WrittenFile]) -> list[WrittenFile]:
@@ -259,7 +262,7 @@ def complete(layout: RunLayout) -> bool:
     for stale in (*layout.reports, *layout.refusal):
         storage.delete_file(stale)
     carry_out(layout, plan)
-    storage.write_bytes(layout.manifest, _json(manifest))
+    storage.write_bytes(layout.manifest, _manifest_json(manifest))
     storage.write_bytes(layout.success, b"")
     storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
     _leave_staging(layout)
@@ -402,3 +405,10 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _manifest_json(manifest: dict[str, Any]) -> bytes:
+    # A file a line: easier to read than a value a line, and ten times faster to write where there are 100,000.
+    head, name, tail = json.dumps({**manifest, "files": []}, indent=2, ensure_ascii=False).rpartition('"files": [')
+    files = ",\n    ".join(json.dumps(entry, ensure_ascii=False) for entry in manifest["files"])
+    return f"{head}{name}\n    {files}\n  {tail}\n".encode()
