@@ -176,7 +176,8 @@ class ImageModel:
         needed = min(decode_cost(probe(data), len(data)), plan.decode.max_decode_bytes)
         self._budget.acquire(needed)
         try:
-            return self._prepare(data, plan)
+            prepared = self._prepare(data, plan)
+            return prepared[0], prepared.info
         finally:
             self._budget.release(needed)
 

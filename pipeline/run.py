@@ -27,11 +27,13 @@ from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
 from transforms import observe, storage
 from transforms.claims import RunClaim
+from transforms.contest import Contest
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
+    ChallengerFacts,
     Outcome,
     RunFacts,
     complete,
@@ -43,7 +45,7 @@ from transforms.publishing import (
 from transforms.publishing_plan import check_places
 from transforms.redaction import redact_flags, redact_value
 from transforms.scoring import Scorer
-from transforms.staging import Adopted, claim_staging, read_identity
+from transforms.staging import Adopted, StagedTable, claim_staging, read_identity
 from transforms.tables import FAILURES_SCHEMA
 
 _LOG = logging.getLogger(__name__)
@@ -80,8 +82,8 @@ class RunRequest:
     """Beam's own flags."""
     show_progress: bool = True
     """Bar or log lines."""
-    loading: Callable[[], Scorer] | None = field(default=None, repr=False)
-    """Gives the scorer of config, where it is being loaded already; None loads it when it is needed."""
+    loading: Callable[[], Contest] | None = field(default=None, repr=False)
+    """Gives the models of config, where they are being loaded already; None loads them when they are needed."""
 
 
 class RunResult(NamedTuple):
@@ -204,16 +206,18 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     for source in sources:
         check_not_empty(source, request.config.input)
     model = load(request.config, request.loading)
-    scorer = model.scorer
+    scorer, challenger = model.scorer, model.challenger
     check_golden(scorer, request.config)
-    chain = _chain(request, layout, scorer)
+    chain = _chain(request, layout, model)
     try:
         claim.take()
         check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        adopted = claim_staging(layout, _identity(scorer, sources, chain), scorer.schema, scorer.file_metadata())
+        identity = _identity(model, sources, chain)
+        tables = [] if challenger is None else _challenger_tables(challenger)
+        adopted = claim_staging(layout, identity, scorer.schema, scorer.file_metadata(), tables)
         storage.delete_file(layout.refused)
     except OSError as error:
         raise _unusable(request, "written", error) from error
@@ -223,16 +227,30 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         layout=layout,
         limits=request.config.limits,
         write=request.config.write,
-        schemas={"scores": scorer.schema, "failures": FAILURES_SCHEMA},
+        schemas={
+            "scores": scorer.schema,
+            "failures": FAILURES_SCHEMA,
+            **{table.table: table.schema for table in tables},
+        },
         file_metadata=scorer.file_metadata(),
         manifest={**_manifest(request, scorer, sources), "since_run": chain and chain.record()},
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
+        challenger=None
+        if challenger is None
+        else ChallengerFacts(challenger.file_metadata(), _told_of_model(challenger)),
     )
     return _Prepared(layout, sources, options, adopted, facts, chain, model)
 
 
-def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | None:
+def _challenger_tables(challenger: Scorer) -> list[StagedTable]:
+    return [
+        StagedTable("scores_challenger", challenger.schema, challenger.file_metadata()),
+        StagedTable("failures_challenger", FAILURES_SCHEMA, {}),
+    ]
+
+
+def _chain(request: RunRequest, layout: RunLayout, model: LoadedModel) -> Chain | None:
     """Return the runs that a delta follows; None for a full night."""
     if request.since_run is None:
         return None
@@ -240,18 +258,24 @@ def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | No
     # Another run may have been published since this one was begun: it goes on as it was begun.
     try:
         run_ids = begun["since_run"] if "since_run" in begun else find_chain(layout, request.since_run)
-        chain = open_chain(layout, run_ids, scorer.fingerprints)
+        rival = None if model.challenger is None else model.challenger.fingerprints
+        chain = open_chain(layout, run_ids, model.scorer.fingerprints, rival)
     except OSError as error:
         raise ConfigError(f"--since-run {request.since_run} of {request.output} cannot be read: {error}") from error
     _LOG.info("%s", chain)
     return chain
 
 
-def _identity(scorer: Scorer, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:
+def _identity(model: LoadedModel, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:
     """Return what a run is begun with: another attempt must have the same, or one run would mix two."""
     delta = {} if chain is None else {"since_run": [run.run_id for run in chain.runs]}
     inputs = [[source.kind, source.path, source.path_column, _manifest_version(source)] for source in sources]
-    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id, "inputs": sorted(inputs, key=str), **delta}
+    rival = {} if model.challenger is None else {"challenger": _identity_of(model.challenger)}
+    return {**_identity_of(model.scorer), **rival, "inputs": sorted(inputs, key=str), **delta}
+
+
+def _identity_of(scorer: Scorer) -> dict[str, str]:
+    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id}
 
 
 def _manifest_version(source: InputSource) -> str | None:
@@ -268,6 +292,18 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": redact_value(_inputs(sources)),
+        **_told_of_model(scorer),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: importlib.metadata.version(name) for name in _PACKAGES},
+        },
+        "config": request.config.told(),
+        "beam_flags": redact_flags(request.beam_flags),
+    }
+
+
+def _told_of_model(scorer: Scorer) -> dict[str, Any]:
+    return {
         "model_id": scorer.classifier.model_id,
         "num_classes": scorer.meaning.num_classes,
         "output": scorer.meaning.output,
@@ -275,12 +311,6 @@ def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource
         "activation_reason": scorer.meaning.reason,
         "fingerprints": scorer.fingerprints,
         "execution": scorer.execution,
-        "versions": {
-            "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in _PACKAGES},
-        },
-        "config": request.config.told(),
-        "beam_flags": redact_flags(request.beam_flags),
     }
 
 

@@ -79,6 +79,28 @@ class Decoded(NamedTuple):
     """Size, format, decoder."""
 
 
+class Fitting(NamedTuple):
+    """What an image is fitted to."""
+
+    preprocess: PreprocessSettings
+    """Crop and resize."""
+    height: int
+    """Rows of the model's input."""
+    width: int
+    """Columns of the model's input."""
+
+
+class DecodedTwice(NamedTuple):
+    """An image for two models, and what is known of it."""
+
+    pixels: Pixels
+    """As Decoded, for the first."""
+    info: ImageInfo
+    """Of the image before it was resized."""
+    second: Pixels
+    """As pixels, for the second."""
+
+
 def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettings, height: int, width: int) -> Decoded:
     """Decode an image and fit it to the model's input.
 
@@ -97,15 +119,49 @@ def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettin
     """
     header = admit(data, decode)
     try:
-        if header.format == "jpeg" and decode.jpeg_scaling == "auto":
-            scaled = _decode_scaled(data, header, preprocess, height, width)
-            if scaled is not None:
-                info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
-                return Decoded(fit_scaled(scaled, preprocess, height, width), info)
-        decoded = _decode_admitted(data, header, decode)
-        return Decoded(fit(decoded.pixels, preprocess, height, width), decoded.info)
+        return _load(data, header, decode, Fitting(preprocess, height, width))
     except MemoryError as error:
         raise _out_of_memory(header.width, header.height) from error
+
+
+def load_image_twice(data: bytes, decode: DecodeSettings, first: Fitting, second: Fitting) -> DecodedTwice:
+    """Decode an image once and fit it to the inputs of two models.
+
+    Each has the pixels that it would have alone, to the last bit. So a JPEG that is scaled down while it is decoded,
+    by another factor for each, is decoded for each: a half and a quarter of it, or a half and the whole.
+
+    Args:
+        data: The encoded file, whole.
+        decode: As load_image.
+        first: Of the first model.
+        second: Of the second model.
+
+    Raises:
+        ImageError: As load_image.
+    """
+    header = admit(data, decode)
+    try:
+        factors = {_factor(data, header, decode, fitting) for fitting in (first, second)}
+        if len(factors) > 1:
+            decoded = _load(data, header, decode, first)
+            return DecodedTwice(*decoded, _load(data, header, decode, second).pixels)
+        scaled = _decode_scaled(data, header, factors.pop())
+        if scaled is not None:
+            info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
+            return DecodedTwice(fit_scaled(scaled, *first), info, fit_scaled(scaled, *second))
+        decoded = _decode_admitted(data, header, decode)
+        return DecodedTwice(fit(decoded.pixels, *first), decoded.info, fit(decoded.pixels, *second))
+    except MemoryError as error:
+        raise _out_of_memory(header.width, header.height) from error
+
+
+def _load(data: bytes, header: ImageHeader, decode: DecodeSettings, fitting: Fitting) -> Decoded:
+    scaled = _decode_scaled(data, header, _factor(data, header, decode, fitting))
+    if scaled is not None:
+        info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
+        return Decoded(fit_scaled(scaled, *fitting), info)
+    decoded = _decode_admitted(data, header, decode)
+    return Decoded(fit(decoded.pixels, *fitting), decoded.info)
 
 
 def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
@@ -193,20 +249,26 @@ def _out_of_memory(width: int, height: int) -> ImageError:
     return ImageError(FailureCode.TOO_MANY_PIXELS, f"{width}x{height} pixels need more memory than there is")
 
 
-def _decode_scaled(
-    data: bytes, header: ImageHeader, preprocess: PreprocessSettings, height: int, width: int
-) -> Scaled | None:
+def _factor(data: bytes, header: ImageHeader, decode: DecodeSettings, fitting: Fitting) -> int:
+    """Return by how much an image is scaled down while it is decoded: 4, 2, or 1 for not at all."""
+    if header.format != "jpeg" or decode.jpeg_scaling == "off":
+        return 1
+    if max(header.width, header.height) < SMALLEST_SHARE * min(fitting.height, fitting.width):
+        return 1  # most photos: they need not be searched for their orientation twice
+    swapped = jpeg_orientation(data) in SWAPPED
+    rows, columns = (header.width, header.height) if swapped else (header.height, header.width)
+    return find_factor(rows, columns, *fitting)
+
+
+def _decode_scaled(data: bytes, header: ImageHeader, factor: int) -> Scaled | None:
     """Decode a JPEG at a fraction of its size, or return None where that may not be or simplejpeg refuses it."""
-    if max(header.width, header.height) < SMALLEST_SHARE * min(height, width):
-        return None  # most photos: they need not be searched for their orientation twice
-    orientation = jpeg_orientation(data)
-    rows, columns = (header.width, header.height) if orientation in SWAPPED else (header.height, header.width)
-    factor = find_factor(rows, columns, preprocess, height, width)
     if factor == 1:
         return None
     pixels = _decode_simplejpeg(data, header, factor)
     if pixels is None:
         return None
+    orientation = jpeg_orientation(data)
+    rows, columns = (header.width, header.height) if orientation in SWAPPED else (header.height, header.width)
     turned = turn(pixels, orientation)
     return Scaled(turned, factor, rows, columns, orientation in FROM_BOTTOM, orientation in FROM_RIGHT)
 

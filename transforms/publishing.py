@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.ledger import Ledger
 from transforms.limits import Overrun, find_overrun
 from transforms.part_files import write_empty_file
@@ -27,6 +27,16 @@ from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 
 MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ChallengerFacts:
+    """What is known of a challenger before a run starts; picklable."""
+
+    file_metadata: dict[str, str]
+    """Key-value metadata of its scores files."""
+    manifest: dict[str, Any]
+    """What the manifest says of it under `challenger`: fingerprints, classes, how it runs."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class RunFacts:
     write: WriteSettings
     """How its files are cut."""
     schemas: dict[str, pa.Schema]
-    """Of each table, for a table without rows."""
+    """Of each table that the run has, for a table without rows."""
     file_metadata: dict[str, str]
     """Key-value metadata of the scores files."""
     manifest: dict[str, Any]
@@ -49,6 +59,16 @@ class RunFacts:
     """Replace a run that is published under this id."""
     publish_anyway: bool = False
     """Publish in spite of the limits; never in spite of the ledger."""
+    challenger: ChallengerFacts | None = None
+    """Of a second model; None where there is none."""
+
+    @property
+    def metadata(self) -> dict[str, dict[str, str]]:
+        """Key-value metadata of the files of each table that has some."""
+        return {
+            "scores": self.file_metadata,
+            **({} if self.challenger is None else {"scores_challenger": self.challenger.file_metadata}),
+        }
 
 
 class Outcome(NamedTuple):
@@ -62,6 +82,8 @@ class Outcome(NamedTuple):
     """Where every image went."""
     failures_by_code: dict[str, int]
     """Rows of the failures table, by code."""
+    challenger_failures_by_code: dict[str, int] = {}  # noqa: RUF012  never changed
+    """Rows of the challenger's failures, by code: they break no limit."""
 
 
 def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Outcome:
@@ -81,10 +103,12 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         # A runner may carry this step out again after it has succeeded, or after it was killed half-way.
         complete(layout)
         return read_outcome(layout)
-    codes = _failures_by_code(files)
+    codes = _failures_by_code(files, "failures")
+    rival_codes = _failures_by_code(files, "failures_challenger")
     overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
     refusal = _refusal(facts, ledger, codes, overrun)
     if refusal is not None:
+        refusal = refusal._replace(challenger_failures_by_code=rival_codes)
         storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
         return refusal
     files = [*files, *_empty_tables(facts, files)]
@@ -94,8 +118,9 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         "manifest_version": MANIFEST_VERSION,
         "run_id": layout.run_id,
         **facts.manifest,
+        "challenger": facts.challenger and {**facts.challenger.manifest, "failures_by_code": rival_codes},
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ledger": ledger._asdict(),
+        "ledger": ledger.to_json(),
         "failures_by_code": codes,
         "limits_overridden": overrun.record() if overrun else None,
         "files": entries,
@@ -110,7 +135,7 @@ def _is_made_of(layout: RunLayout, files: Sequence[WrittenFile], ledger: Ledger)
     try:
         manifest = read_manifest(layout, "")
         digests = {entry["sha256"] for entry in manifest["files"]}
-        return bool(manifest["ledger"] == ledger._asdict()) and {file.sha256 for file in files} <= digests
+        return bool(manifest["ledger"] == ledger.to_json()) and {file.sha256 for file in files} <= digests
     except (ConfigError, KeyError, TypeError):
         return False  # what cannot be read is not what was just published
 
@@ -132,10 +157,10 @@ def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Ov
     return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
 
 
-def _failures_by_code(files: Sequence[WrittenFile]) -> dict[str, int]:
+def _failures_by_code(files: Sequence[WrittenFile], table: Table) -> dict[str, int]:
     counts: Counter[str] = Counter()
     for file in files:
-        if file.table == "failures":
+        if file.table == table:
             filesystem, inner = storage.filesystem(file.path)
             with filesystem.open_input_file(inner) as opened:
                 counts.update(pq.read_table(opened, columns=["code"]).column("code").to_pylist())
@@ -150,17 +175,17 @@ def _empty_tables(facts: RunFacts, files: Sequence[WrittenFile]) -> list[Written
             facts.layout.staged_table(table),
             table,
             facts.schemas[table],
-            facts.file_metadata if table == "scores" else {},
+            facts.metadata.get(table, {}),
             facts.write,
         )
-        for table in TABLES
-        if table not in present
+        for table in ALL_TABLES
+        if table in facts.schemas and table not in present
     ]
 
 
 def _published_names(layout: RunLayout, files: Sequence[WrittenFile]) -> tuple[list[dict[str, Any]], list[str]]:
     entries, places = [], []
-    for table in TABLES:
+    for table in ALL_TABLES:
         staged = sorted((file for file in files if file.table == table), key=lambda file: file.path)
         for index, file in enumerate(staged):
             target = layout.part(table, index, len(staged))
@@ -213,7 +238,7 @@ def complete(layout: RunLayout) -> bool:
 
 def _leave_staging(layout: RunLayout) -> None:
     # The plan goes last: whoever is killed before leaves it to the next one, and no file that nobody looks for.
-    for name in (*TABLES, *FOLDERS):
+    for name in (*ALL_TABLES, *FOLDERS):
         storage.delete_folder(storage.join(layout.staging, name))
     storage.delete_file(layout.staged_identity)
     storage.delete_folder(layout.staging)
@@ -241,7 +266,11 @@ def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
         "run_id": layout.run_id,
         "published_at": manifest["published_at"],
         "manifest": f"runs/{layout.run_id}/manifest.json",
-        **{table: f"{table}/run_id={layout.run_id}" for table in TABLES},
+        **{
+            table: f"{table}/run_id={layout.run_id}"
+            for table in ALL_TABLES
+            if any(entry["table"] == table for entry in manifest["files"])
+        },
     }
 
 
@@ -264,7 +293,9 @@ def read_outcome(layout: RunLayout) -> Outcome:
     try:
         if overridden := manifest.get("limits_overridden"):
             message += f" in spite of its limits: {overridden['message']}"
-        return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), dict(manifest["failures_by_code"]))
+        rival_codes = dict((manifest.get("challenger") or {}).get("failures_by_code", {}))
+        ledger = Ledger(**manifest["ledger"])
+        return Outcome(ExitCode.PUBLISHED, message, ledger, dict(manifest["failures_by_code"]), rival_codes)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{layout.manifest} is damaged; {way_out}") from error
 
@@ -283,7 +314,11 @@ def read_attempt(layout: RunLayout) -> Outcome:
         return read_outcome(layout)
     outcome = _read_json(layout.refused, "run again with the same --run-id")["outcome"]
     return Outcome(
-        ExitCode(outcome["exit_code"]), outcome["message"], Ledger(**outcome["ledger"]), outcome["failures_by_code"]
+        ExitCode(outcome["exit_code"]),
+        outcome["message"],
+        Ledger(**outcome["ledger"]),
+        outcome["failures_by_code"],
+        outcome.get("challenger_failures_by_code", {}),
     )
 
 
@@ -332,7 +367,7 @@ def _read_json(path: str, way_out: str) -> Any:
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    return {**outcome._asdict(), "exit_code": int(outcome.exit_code), "ledger": outcome.ledger._asdict()}
+    return {**outcome._asdict(), "exit_code": int(outcome.exit_code), "ledger": outcome.ledger.to_json()}
 
 
 def _json(value: Any) -> bytes:

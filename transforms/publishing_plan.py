@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, RunLayout
 from transforms.records import WrittenFile
 
 _READY = "ready"
@@ -142,7 +142,7 @@ def check_places(layout: RunLayout) -> None:
     """
     if storage.is_remote(layout.output):
         return
-    for table in TABLES:
+    for table in ALL_TABLES:
         one, other = (_nearest(path) for path in (layout.staging, layout.published_table(table)))
         if os.stat(one).st_dev != os.stat(other).st_dev:
             raise ConfigError(
@@ -179,7 +179,7 @@ def carry_out(layout: RunLayout, plan: Plan) -> None:
 def _replace_objects(layout: RunLayout, moves: Sequence[Move]) -> None:
     # A store has no rename of folders: what is not in the new run goes first, so that two nights never lie mixed.
     targets = {move.target for move in moves}
-    for table in TABLES:
+    for table in ALL_TABLES:
         folder = layout.published_table(table)
         if storage.is_folder(folder):
             for file in storage.list_folder(folder):
@@ -190,14 +190,16 @@ def _replace_objects(layout: RunLayout, moves: Sequence[Move]) -> None:
 
 def _swap_folders(layout: RunLayout, moves: Sequence[Move]) -> None:
     """Give each table its final names out of sight, then exchange whole folders."""
-    for table in TABLES:
+    for table in ALL_TABLES:
         ready = storage.join(layout.staging, _READY, table)
+        published, replaced = layout.published_table(table), storage.join(layout.staging, _REPLACED, table)
         mine = [move for move in moves if storage.parent(move.ready) == ready]
         if storage.is_folder(ready) or any(storage.stat(move.source) is not None for move in mine):
             storage.move_files([(move.source, move.ready) for move in mine])
-            storage.exchange_folder(
-                ready, layout.published_table(table), storage.join(layout.staging, _REPLACED, table)
-            )
+            storage.exchange_folder(ready, published, replaced)
+        elif not mine and storage.is_folder(published):
+            # Of a challenger that the replaced run had, and the new one has not.
+            storage.retire_folder(published, replaced)
         # Else it was exchanged before a kill: check_feasible has seen the files at their targets.
 
 

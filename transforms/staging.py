@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import ConfigError
-from transforms.layout import TABLES, RunLayout
-from transforms.part_files import closed_digest, file_schema
+from transforms.layout import ALL_TABLES, RunLayout, Table
+from transforms.part_files import closed_digest, file_schema, group_of
 from transforms.records import WrittenFile
 
 _LOG = logging.getLogger(__name__)
@@ -25,9 +25,25 @@ class Adopted(NamedTuple):
     """Closed files of an earlier attempt that count for this one."""
 
     files: tuple[WrittenFile, ...]
-    """Scores only: what failed is tried again, for its reason may be gone."""
+    """Of scores, and with a challenger of its two tables; what failed is tried again, for its reason may be gone."""
     rows: int
     """Images that need not be scored again."""
+
+    @property
+    def scores(self) -> list[str]:
+        """The files of the scores table."""
+        return [file.path for file in self.files if file.table == "scores"]
+
+
+class StagedTable(NamedTuple):
+    """What the staged files of a table must be like."""
+
+    table: Table
+    """Its name."""
+    schema: pa.Schema
+    """Of its rows."""
+    metadata: Mapping[str, str]
+    """Key-value metadata of every file."""
 
 
 def read_identity(layout: RunLayout) -> dict[str, Any] | None:
@@ -52,19 +68,25 @@ class _Foreign(Exception):  # noqa: N818  not an error of the run: the reason wh
 
 
 def claim_staging(
-    layout: RunLayout, identity: dict[str, Any], schema: pa.Schema, metadata: Mapping[str, str]
+    layout: RunLayout,
+    identity: dict[str, Any],
+    schema: pa.Schema,
+    metadata: Mapping[str, str],
+    challenger: Sequence[StagedTable] = (),
 ) -> Adopted:
     """Begin or continue a run: adopt the whole files that an earlier attempt has closed.
 
     A file is kept when its bytes have the digest with which it was closed, its schema and metadata are those of this
-    run, and none of its images is in a file kept before; everything else in the staging folder goes when the run is
-    published. Tables without an identity are nobody's, and go at once.
+    run, and none of its images is in a file kept before; with a challenger, when the files that were closed with it
+    hold its images, each once. Everything else in the staging folder goes when the run is published. Tables without an
+    identity are nobody's, and go at once.
 
     Args:
         layout: The run.
         identity: What the rows are made with and from (fingerprints, inputs): JSON-like.
         schema: Of the scores table.
         metadata: Key-value metadata of every scores file.
+        challenger: Its tables, in a run that has one.
 
     Raises:
         ConfigError: The earlier attempt was made with something else.
@@ -72,7 +94,7 @@ def claim_staging(
     found = read_identity(layout)
     if found is None:
         # Before the identity, which would make them this run's.
-        for table in TABLES:
+        for table in ALL_TABLES:
             storage.delete_folder(layout.staged_table(table))
         storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
         return Adopted((), 0)
@@ -82,21 +104,31 @@ def claim_staging(
             f"run {layout.run_id} was begun with other {', '.join(different)}: one run never mixes two; give what it "
             f"was begun with, another --run-id, or delete {layout.staging} to start it anew"
         )
-    return _adopt(layout.staged_table("scores"), file_schema(schema, metadata))
+    scores = _whole_files(layout, StagedTable("scores", schema, metadata))
+    if challenger:
+        scores = _in_whole_groups(scores, [file for table in challenger for file in _whole_files(layout, table)])
+    return _adopt(scores)
 
 
-def _adopt(folder: str, schema: pa.Schema) -> Adopted:
-    files: list[WrittenFile] = []
-    # 64-bit hashes: a collision only means that a file is scored again.
-    seen: set[int] = set()
-    closed = list(storage.list_folder(folder)) if storage.is_folder(folder) else []
-    for file in closed:
+class _Whole(NamedTuple):
+    """Staged files that were closed together: one, or one of each table."""
+
+    files: tuple[WrittenFile, ...]
+    """Those of scores first."""
+    hashes: tuple[int, ...]
+    """Of the paths of the first; 64 bits: a collision only means that a file is scored again."""
+
+
+def _whole_files(layout: RunLayout, table: StagedTable) -> list[_Whole]:
+    folder, schema = layout.staged_table(table.table), file_schema(table.schema, table.metadata)
+    whole = []
+    for file in storage.list_folder(folder) if storage.is_folder(folder) else ():
         if not file.path.endswith(".parquet"):
             continue
         try:
             data = storage.read_bytes(file.path)
             digest = _check_digest(file.path, data)
-            hashes = [hash(path) for path in _checked_paths(data, schema)]
+            hashes = tuple(hash(path) for path in _checked_paths(data, schema))
         except _Foreign as error:
             _LOG.warning("staged file %s is not adopted: %s", file.path, error)
             continue
@@ -105,11 +137,45 @@ def _adopt(folder: str, schema: pa.Schema) -> Adopted:
             # scored again.
             _LOG.warning("staged file %s is damaged and not adopted: %s", file.path, str(error).split("\n")[0])
             continue
-        paths = set(hashes)
-        if seen & paths or len(paths) != len(hashes):
+        whole.append(_Whole((WrittenFile(table.table, file.path, len(hashes), len(data), digest),), hashes))
+    return whole
+
+
+def _in_whole_groups(scores: Sequence[_Whole], rivals: Sequence[_Whole]) -> list[_Whole]:
+    """Join the files that were closed together; leave out those whose images are not in both models' tables.
+
+    A crash between two files of a group leaves one without the other. No mark is needed to see that: the images of
+    scores are those of the challenger's two tables, each once.
+    """
+    closed_with: dict[str, list[_Whole]] = {}
+    for rival in rivals:
+        closed_with.setdefault(group_of(rival.files[0].path), []).append(rival)
+    groups = []
+    for one in scores:
+        file = one.files[0]
+        others = closed_with.pop(group_of(file.path), [])
+        theirs = [path for other in others for path in other.hashes]
+        if sorted(theirs) != sorted(one.hashes):
+            _LOG.warning(
+                "staged file %s is not adopted: it has %d images, the challenger's files that were closed with it "
+                "account for %d", file.path, len(one.hashes), len({*theirs} & {*one.hashes}),
+            )  # fmt: skip
+            continue
+        groups.append(_Whole((file, *(file for other in others for file in other.files)), one.hashes))
+    for file in (other.files[0] for others in closed_with.values() for other in others):
+        _LOG.warning("staged file %s is not adopted: the scores that were closed with it are missing", file.path)
+    return groups
+
+
+def _adopt(closed: Sequence[_Whole]) -> Adopted:
+    files: list[WrittenFile] = []
+    seen: set[int] = set()
+    for one in closed:
+        paths = set(one.hashes)
+        if seen & paths or len(paths) != len(one.hashes):
             continue
         seen |= paths
-        files.append(WrittenFile("scores", file.path, len(paths), len(data), digest))
+        files += one.files
     return Adopted(tuple(files), len(seen))
 
 

@@ -53,12 +53,12 @@ def call(args: argparse.Namespace) -> int:
     from pipeline.quiet import import_beam, import_tensorflow
 
     import_tensorflow()
-    from transforms.scoring import Scorer
+    from transforms.contest import Contest
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="model")
     try:
         frozen = threading.Event()
-        loading = pool.submit(Scorer, config.scorer_plan(), frozen.set)
+        loading = pool.submit(Contest, config.contest_plan(), frozen.set)
         loading.add_done_callback(lambda _: frozen.set())
         # Importing needs the interpreter's lock, which loading the model needs first: then TensorFlow optimises and
         # measures it, which leaves time for Beam. Both at once took half a second longer.
