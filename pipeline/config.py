@@ -13,7 +13,7 @@ from pipeline.config_errors import explain
 from pipeline.yaml_text import parse_yaml
 from transforms.contest import ContestPlan
 from transforms.errors import ConfigError
-from transforms.loading import LoadPlan, SecondInput, load_rows
+from transforms.load_plan import LoadPlan, SecondInput, load_rows
 from transforms.redaction import redact_value, says_secret
 from transforms.scoring import ScorerPlan
 from transforms.settings import (

@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 VERBS = {
-    "list_images", "skip_scored", "stat_images", "load_batches", "score_batches", "write_tables", "publish_run",
-    "observe", "coders",
+    "list_images", "skip_scored", "stat_images", "load_batches", "score_batches", "write_tables", "write_groups",
+    "publish_run", "observe", "coders",
 }  # fmt: skip
 
 # Floors from the ground up; a module may import from its own floor or below, verbs never each other.

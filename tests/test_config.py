@@ -1,10 +1,13 @@
 """Configurations: what a file may say, what each mistake is answered with, and the documentation made of it."""
 
+import functools
 import json
+import operator
 import os
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -16,7 +19,9 @@ from transforms.errors import ConfigError, FailureCode
 
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
-SECTIONS = "model, labels, preprocess, calibration, results, limits, golden, input, decode, load, batch, write"
+SECTIONS = (
+    "model, labels, preprocess, calibration, challenger, results, limits, golden, input, decode, load, batch, write"
+)
 CODES = ", ".join(FailureCode)
 
 
@@ -273,18 +278,19 @@ class TestPaths:
     def test_every_path_in_the_settings_is_resolved(self, file: Path) -> None:
         """A new setting that is a path must be added to the list: this finds it by its name."""
         names = [
-            f"{section}.{name}"
-            for section, field in RunConfig.model_fields.items()
-            for name in field.annotation.model_fields  # type: ignore[union-attr]
-            if name == "path" or name.endswith(("_path", "_cache", "_folder"))
+            name
+            for name in nested_settings(RunConfig)
+            if name.endswith((".path", "_path", "_cache", "_folder", ".thresholds"))
         ]
-        assert "model.path" in names
+        assert {"model.path", "challenger.model.path", "challenger.labels.thresholds"} < set(names)
         for name in names:
-            section, key = name.split(".")
+            *outer, key = name.split(".")
             values: dict[str, Any] = {"model": {"path": "m"}, "preprocess": {"value_range": "0_1"}}
-            values.setdefault(section, {})[key] = "x/y"
+            if outer[0] == "challenger":
+                values["challenger"] = {"model": {"path": "m"}}
+            functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, values)[key] = "x/y"
             config = load(file, json.dumps(values))  # JSON is YAML
-            assert getattr(getattr(config, section), key) == str(file.parent / "x" / "y"), name
+            assert operator.attrgetter(name)(config) == str(file.parent / "x" / "y"), name
 
     def test_overrides_start_at_the_working_directory(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As on every command line."""
@@ -441,7 +447,23 @@ class TestMessages:
 
 def sections() -> dict[str, type[BaseModel]]:
     """Return the sections of a configuration."""
-    return {name: field.annotation for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
+    return {name: section_of(field.annotation) for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings that a field holds, those of an optional one, too."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def nested_settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every setting by its full name."""
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        if section is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from nested_settings(section, f"{prefix}{name}.")
 
 
 class TestDocumentation:
@@ -449,6 +471,7 @@ class TestDocumentation:
         """In the schema, which editors show, and so in the documentation."""
         schema = RunConfig.model_json_schema()
         for name, reference in schema["properties"].items():
+            reference = next((one for one in reference.get("anyOf", ()) if "$ref" in one), reference)
             definition = schema["$defs"][reference["$ref"].rpartition("/")[2]]
             assert definition["description"], name
             assert definition["additionalProperties"] is False, name

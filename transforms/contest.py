@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from transforms.errors import ConfigError, FailureCode, RunError
-from transforms.loading import SecondInput
+from transforms.load_plan import SecondInput
 from transforms.predicting import Answers
 from transforms.records import Failure, ImageBatch, RivalRows
 from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan, SiftedBatch, score_failure

@@ -34,6 +34,7 @@ from PIL import (
 )
 
 from transforms.bmp_rle import decode_bmp_rle
+from transforms.composing import compose, mend_transparent_colour
 from transforms.errors import FailureCode, ImageError
 from transforms.headers import ImageHeader, jpeg_segments, probe
 from transforms.orientation import FROM_BOTTOM, FROM_RIGHT, SWAPPED, jpeg_orientation, pillow_orientation, turn
@@ -43,7 +44,6 @@ from transforms.scaling import SMALLEST_SHARE, Scaled, find_factor, fit_scaled
 from transforms.settings import DecodeSettings, PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 # Pillow's switches belong to the process; they are set once, here, and never per image: threads share them.
 # Its own limit on pixels is lower than ours or only warns; _check_limits takes its place.
@@ -66,8 +66,6 @@ _PILLOW: dict[str, type[ImageFile.ImageFile]] = {
 
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 """APP1 to APP15 without Adobe's APP14, which tells the colour space, and comments."""
-_BAND_PIXELS = 1 << 16
-"""Pixels that are converted at once: more need more memory beside the picture, fewer more calls."""
 
 
 class Decoded(NamedTuple):
@@ -318,8 +316,8 @@ def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -
         image.load()
         _check_limits(_found(header, image), len(data), settings)
         if header.format == "png":
-            _mend_transparent_colour(image, header.bits)
-        pixels = _compose(image, header.bits, settings.background)
+            mend_transparent_colour(image, header.bits)
+        pixels = compose(image, header.bits, settings.background)
         orientation = jpeg_orientation(data) if header.format == "jpeg" else pillow_orientation(image)
     except ImageError:
         raise
@@ -351,7 +349,7 @@ def _decode_heif(data: bytes, header: ImageHeader, settings: DecodeSettings) -> 
         _check_limits(_found(header, opened), len(data), settings)
         image = opened.to_pillow()
         # libheif has turned the picture by the container's own tags already, which go before EXIF.
-        return _compose(image, 8, settings.background)
+        return compose(image, 8, settings.background)
     except ImageError:
         raise
     except Exception as error:  # as for Pillow: a foreign decoder on hostile bytes
@@ -384,52 +382,3 @@ def _refusal(error: Exception, header: ImageHeader, size_bytes: int) -> ImageErr
     else:
         code = FailureCode.CORRUPT_IMAGE
     return ImageError(code, f"the {header.format} of {size_bytes} bytes cannot be decoded: {text[:300]}")
-
-
-def _compose(image: Image.Image, bits: int, background: Colour) -> Pixels:
-    """Turn a loaded image of any mode into RGB on the background, in bands: no second copy of the whole is made."""
-    width, height = image.size
-    rows = max(1, _BAND_PIXELS // width)
-    if rows >= height:
-        return _compose_band(image, bits, background)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        pixels[top:bottom] = _compose_band(image.crop((0, top, width, bottom)), bits, background)
-    return pixels
-
-
-def _compose_band(image: Image.Image, bits: int, background: Colour) -> Pixels:
-    if image.mode.startswith("F"):
-        raise ImageError(FailureCode.UNSUPPORTED_FORMAT, "floating-point samples have no range that could be known")
-    if image.mode == "I" and bits != 16:
-        raise ImageError(FailureCode.UNSUPPORTED_FORMAT, "32-bit integer samples have no range that could be known")
-    if image.mode.startswith("I"):
-        return _grey16(image, bits, background)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, background)
-        canvas.paste(layer, mask=layer)
-        return np.asarray(canvas)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _mend_transparent_colour(image: Image.Image, bits: int) -> None:
-    """Bring a PNG's transparent colour to 8 bits: Pillow scales the samples of 2, 4 and 16 bits, but not this key."""
-    key = image.info.get("transparency")
-    if image.mode == "L" and isinstance(key, int) and bits < 8:
-        image.info["transparency"] = key * 255 // ((1 << bits) - 1)
-    elif image.mode == "RGB" and isinstance(key, tuple) and bits == 16:
-        image.info["transparency"] = tuple(sample >> 8 for sample in key)
-
-
-def _grey16(image: Image.Image, bits: int, background: Colour) -> Pixels:
-    """Scale 9 to 16 bits to 8 by division; Pillow's own conversion clips at 255."""
-    samples = np.asarray(image)
-    if image.mode == "I":  # signed
-        samples = samples + (1 << bits - 1)
-    grey = (samples >> max(bits - 8, 0)).astype(np.uint8)
-    pixels = np.repeat(grey[:, :, None], 3, axis=2)
-    if "transparency" in image.info:
-        pixels[samples == image.info["transparency"]] = background
-    return pixels

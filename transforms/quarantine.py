@@ -31,7 +31,8 @@ from transforms.encoded import Encoded, may_pass
 from transforms.errors import ExitCode, FailureCode, ImageError, InterruptedRunError, RunError, Stage
 from transforms.headers import probe
 from transforms.images import Decoded, DecodedTwice
-from transforms.loading import LoadPlan, Prepared
+from transforms.load_plan import LoadPlan
+from transforms.loading import Prepared
 from transforms.quarantined import MOST_TEXT, ORPHAN_SECONDS, SIZE, receive, seconds_left
 from transforms.records import DECODERS, FORMATS, ImageInfo
 from transforms.retrying import Backoff, call_with_retries

@@ -23,7 +23,8 @@ from typing import Any
 
 from transforms.errors import FailureCode, ImageError
 from transforms.images import DecodedTwice
-from transforms.loading import LoadPlan, Prepared, unexpected
+from transforms.load_plan import LoadPlan
+from transforms.loading import Prepared, unexpected
 
 SIZE = struct.Struct(">Q")
 """What comes before everything."""

@@ -19,7 +19,7 @@ from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
-from transforms.loading import load_rows
+from transforms.load_plan import load_rows
 from transforms.models import Classifier, fill_up, load_model
 from transforms.predicting import Answers, BatchPredictor, Pixels, Predict, is_out_of_memory
 from transforms.records import Failure, ImageBatch, now_us
