@@ -30,11 +30,10 @@ PROMISES = {
     "strays": "no other file lies in the folders of its tables",
     "schemas": "each table has its columns, and its files say the same of themselves",
     "ledger": "listed = unique + duplicates, unique = scored + failed + skipped, as the files hold them",
-    "challenger": "the challenger has scored each image of scores, or says why not, and no other image",
     "failures": "failures_by_code is what the failures tables hold",
     "identity": "the fingerprints of the manifest are those of its files",
     "codes": "stages and codes of failures are documented ones",
-    "paths": "no path is there twice, neither in a table nor in scores and failures of one model",
+    "paths": "no path is there twice, neither in a table nor in both of a model; a challenger has those of scores",
     "model": "one model has scored all rows of a table",
     "sizes": "widths and heights are over 0",
     "logits": "probabilities are what the logits give, where those were kept",
@@ -317,11 +316,9 @@ class _Checks:
         for tables in (TABLES, CHALLENGER_TABLES):
             for example in self._paths.repeated(tables):
                 self._add("paths", example)
-        if manifest.challenger is None:
-            self._skip(["challenger"], "the run had none")
-            return
-        for difference in self._paths.differences():
-            self._add("challenger", difference.example, difference.images)
+        if manifest.challenger is not None:
+            for difference in self._paths.differences():
+                self._add("paths", difference.example, difference.images)
 
     def _check_pointer(self, manifest: Manifest) -> None:
         if storage.stat(self._layout.latest) is None:
