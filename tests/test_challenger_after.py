@@ -1,6 +1,7 @@
 """What reads published runs, on one with a challenger: its table keeps the same promises, and is read by the same."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.after.published import find_run
 from pipeline.after.truth import read_truth
 from pipeline.after.verify import verify
 from pipeline.cli import main
+from pipeline.config import load_config
+from tests.conftest import ROOT
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, run_quietly, small_config
 from tests.test_verify import change_manifest, renew_entry
@@ -89,7 +92,7 @@ def test_an_image_that_the_challenger_lost_is_named(output: Path) -> None:
     assert (promise.name, promise.broken) == ("paths", 2)
     assert promise.example == f"{paths[0]} is in scores and in none of the challenger's tables"
     rewrite(output, RIVAL, lambda table: table.slice(1))
-    assert broken(output) == {"paths": 1, "ledger": 1}
+    assert broken(output) == {"paths": 1, "ledger": 1, "pages": 1}
 
 
 def test_an_image_that_is_twice_in_the_challengers_tables_is_named(output: Path) -> None:
@@ -172,6 +175,29 @@ def test_a_run_without_a_challenger_has_no_table_of_one(published: Path, tmp_pat
         f"run {tmp_path}/runs/night had no challenger: it has no table scores_challenger; leave --table out for its "
         "scores"
     )
+
+
+def test_the_queries_of_the_documentation_run(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the run of these tests: each image that differs, and the failures by code."""
+    import duckdb
+
+    (output.parent / "scores").symlink_to(output)
+    monkeypatch.chdir(output.parent)
+    text = (ROOT / "docs" / "challenger.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    differ, failed = [duckdb.sql(query).fetchall() for query in block.split(";") if query.strip()]
+    rows = verify(str(output)).rows
+    assert 0 < len(differ) <= rows["scores_challenger"]
+    assert failed == [("non_finite_output", rows["failures_challenger"])]
+
+
+def test_the_configuration_of_the_documentation_is_valid(tmp_path: Path) -> None:
+    """With and without what is left out."""
+    text = (ROOT / "docs" / "challenger.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    for lines in (block, block.replace("# labels", "labels").replace("# pre", "pre").replace("# cal", "cal")):
+        (tmp_path / "c.yaml").write_text(f"model: {{path: m}}\npreprocess: {{value_range: 0_1}}\n{lines}")
+        assert load_config(tmp_path / "c.yaml").challenger is not None
 
 
 def test_clean_finds_the_tables_of_a_challenger(output: Path) -> None:

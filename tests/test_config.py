@@ -6,6 +6,7 @@ import operator
 import os
 import pickle
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,6 +17,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.config_docs import configuration_markdown
 from pipeline.yaml_text import parse_yaml
 from transforms.errors import ConfigError, FailureCode
+from transforms.settings import CalibrationSettings
 
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
@@ -275,6 +277,30 @@ class TestPaths:
         assert {key: told[key] for key in rest} == rest
         assert pickle.loads(pickle.dumps(config)).told() == told  # noqa: S301  it is our own
 
+    def test_secrets_of_a_challenger_are_not_told(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However deep they stand; an override that leaves the challenger out leaves nothing to be told."""
+        monkeypatch.setenv("HUB_TOKEN", "xyz")
+        text = f"{LEAST}challenger: {{model: {{path: 'https://hub/${{HUB_TOKEN}}/birds'}}}}\n"
+        told = load(file, text).told()
+        assert told["challenger"]["model"]["path"] == "https://hub/***/birds"
+        assert load(file, text, "challenger=").told()["challenger"] is None
+
+    def test_what_a_challenger_leaves_out_is_the_first_models(self, file: Path) -> None:
+        """Labels, preprocessing and calibration; what it says is its own, and the rest is everybody's."""
+        text = f"{LEAST}labels: {{offset: 1}}\nbatch: {{size: 3}}\n"
+        text += "challenger: {model: {path: /n}, calibration: {}}\n"
+        config = load(file, text, "calibration.temperature=2")
+        plan = config.challenger_plan()
+        assert plan is not None
+        assert plan == replace(config.scorer_plan(), model=plan.model, calibration=CalibrationSettings())
+        assert (plan.model.path, plan.labels.offset) == ("/n", 1)
+        own = load(
+            file, text, "challenger.preprocess.value_range=0_255", "challenger.labels.offset=2"
+        ).challenger_plan()
+        assert own is not None
+        assert (own.preprocess.value_range, own.labels.offset, own.batch_size) == ("0_255", 2, 3)
+        assert config.without_challenger().challenger_plan() is None
+
     def test_every_path_in_the_settings_is_resolved(self, file: Path) -> None:
         """A new setting that is a path must be added to the list: this finds it by its name."""
         names = [
@@ -364,6 +390,17 @@ class TestMessages:
             ("top_k=3", f"top_k is not a setting; did you mean results.top_k? (allowed here: {SECTIONS})"),
             ("batch.top_k=3", "batch.top_k is not a setting; did you mean results.top_k? (allowed here: size)"),
             ("xyz=3", f"xyz is not a setting; allowed here: {SECTIONS}"),
+            ("challenger.modl.path=m",
+             " has 2 problems:\n  challenger.model is missing: Which model: the settings of `model`.\n"
+             "  challenger.modl is not a setting; did you mean model? (allowed here: model, labels, preprocess, "
+             "calibration)"),
+            ("challenger={model: {path: m, nam: x}}",
+             "challenger.model.nam is not a setting; did you mean name? (allowed here: path, name, signature, "
+             "output_name, tags, output, activation, trust, hub_cache, device, calls_in_flight, precision, xla, "
+             "precision_tolerance)"),
+            ("challenger={model: {path: m}, preprocess: {}}",
+             "challenger.preprocess.value_range is missing: The range that pixels are scaled to before mean and std; "
+             "required, because the wrong one costs accuracy without an error."),
             # Values
             ("results.top_k=0", "results.top_k must be at least 1, got 0"),
             ("results.top_k=many", "results.top_k must be a whole number, got 'many'"),
