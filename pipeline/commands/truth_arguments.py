@@ -29,11 +29,16 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         help="CSV file of paths and labels; labels are label texts or class indices, several parted by ';' for "
         "independent labels; bare file names match wherever the images lie",
     )
+    add_column_arguments(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_column_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare which columns of a truth are read."""
     parser.add_argument(
         "--path-column", default="image_path", metavar="NAME", help="column of paths (default: image_path)"
     )
     parser.add_argument("--label-column", default="label", metavar="NAME", help="column of labels (default: label)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def read_run_and_truth(args: argparse.Namespace) -> "tuple[PublishedRun, Truth]":
