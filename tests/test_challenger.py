@@ -5,7 +5,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +14,7 @@ from PIL import Image
 
 from pipeline.config import RunConfig
 from pipeline.in_memory import score_in_memory
+from pipeline.run import RunResult
 from pipeline.summary import summary
 from tests.model_zoo import bytes_model, poisoned_by_white, pooled_model, short_of_memory
 from tests.runs import bytes_config, make_photos, read_table, run_quietly, small_config, tree
@@ -100,32 +101,50 @@ def tables_of(layout: RunLayout) -> dict[str, pa.Table]:
     }
 
 
-def test_each_table_is_that_of_a_run_of_its_own(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+class Runs(NamedTuple):
+    """The same photos three times."""
+
+    both: RunResult
+    """With a challenger."""
+    first: RunResult
+    """The first model alone."""
+    second: RunResult
+    """The challenger alone, as the model of a run."""
+
+
+@pytest.fixture(scope="module")
+def runs(models: dict[str, Path], photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """Published."""
+    folder, config = tmp_path_factory.mktemp("runs"), rivals(models)
+    return Runs(
+        run_quietly(config, [photos], folder / "both"),
+        run_quietly(config.without_challenger(), [photos], folder / "first"),
+        run_quietly(rival_alone(models), [photos], folder / "second"),
+    )
+
+
+def test_each_table_is_that_of_a_run_of_its_own(runs: Runs) -> None:
     """Letter for letter and bit for bit: rows, failures, schemas and what the files say of themselves."""
-    both = run_quietly(rivals(models), [photos], tmp_path / "both")
-    alone = run_quietly(rivals(models).without_challenger(), [photos], tmp_path / "alone")
-    other = run_quietly(rival_alone(models), [photos], tmp_path / "other")
-    tables = tables_of(both.layout)
-    assert rows(tables["scores"]) == rows(read_table(alone.layout, "scores"))
-    assert rows(tables["failures"]) == rows(read_table(alone.layout, "failures"))
-    assert rows(tables["scores_challenger"]) == rows(read_table(other.layout, "scores"))
+    tables, first, second = tables_of(runs.both.layout), runs.first.layout, runs.second.layout
+    assert rows(tables["scores"]) == rows(read_table(first, "scores"))
+    assert rows(tables["failures"]) == rows(read_table(first, "failures"))
+    assert rows(tables["scores_challenger"]) == rows(read_table(second, "scores"))
     assert tables["failures_challenger"].num_rows == 0
-    assert tables["scores"].schema == read_table(alone.layout, "scores").schema
-    assert tables["scores_challenger"].schema == read_table(other.layout, "scores").schema
-    assert both.outcome.ledger == alone.outcome.ledger._replace(challenger_scored=15, challenger_failed=0)
+    assert tables["scores"].schema == read_table(first, "scores").schema
+    assert tables["scores_challenger"].schema == read_table(second, "scores").schema
+    alone = runs.first.outcome.ledger
+    assert runs.both.outcome.ledger == alone._replace(challenger_scored=15, challenger_failed=0)
 
 
-def test_manifest_and_summary_tell_of_both(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
+def test_manifest_and_summary_tell_of_both(runs: Runs) -> None:
     """Fingerprints and counts of each; a run without a challenger says nothing but that it had none."""
-    both = run_quietly(rivals(models), [photos], tmp_path / "both")
+    both, other = runs.both, runs.second
     manifest = json.loads(Path(both.layout.manifest).read_text())
-    other = run_quietly(rival_alone(models), [photos], tmp_path / "other")
     alone = json.loads(Path(other.layout.manifest).read_text())
     challenger = manifest["challenger"]
-    assert {name: alone[name] for name in challenger if name != "failures_by_code"} == {
-        name: value for name, value in challenger.items() if name != "failures_by_code"
-    }
-    assert challenger["failures_by_code"] == {}
+    assert challenger.pop("failures_by_code") == {}
+    assert challenger == {name: alone[name] for name in challenger}
+    assert {"model_id", "fingerprints", "execution", "num_classes"} < set(challenger)
     assert (alone["challenger"], "challenger_scored" in alone["ledger"]) == (None, False)
     assert {entry["table"] for entry in alone["files"]} == {"scores", "failures"}
     assert json.loads(Path(both.layout.latest).read_text())["scores_challenger"].startswith("scores_challenger/run_id=")
@@ -137,12 +156,10 @@ def test_manifest_and_summary_tell_of_both(models: dict[str, Path], photos: Path
 
 
 @pytest.mark.parametrize("quarantine", [False, True])
-def test_both_roads_give_the_same_tables(
-    models: dict[str, Path], photos: Path, tmp_path: Path, quarantine: bool
-) -> None:
-    """The pipeline and the plain loop, with threads and with worker processes."""
+def test_both_roads_give_the_same_tables(models: dict[str, Path], photos: Path, runs: Runs, quarantine: bool) -> None:
+    """The pipeline with its threads, and the plain loop, with a worker process as well."""
     config = rivals(models, decode={"quarantine": quarantine})
-    tables = tables_of(run_quietly(config, [photos], tmp_path / "out").layout)
+    tables = tables_of(runs.both.layout)
     plain = score_in_memory(sorted(str(path) for path in photos.iterdir()), config)
     assert plain.scores_challenger is not None
     assert plain.failures_challenger is not None
@@ -160,18 +177,17 @@ def test_both_roads_give_the_same_tables(
     ],
 )
 def test_what_the_challenger_fails_on_costs_it_alone(
-    models: dict[str, Path], photos: Path, tmp_path: Path, rival: str, code: str, says: str
+    models: dict[str, Path], photos: Path, tmp_path: Path, runs: Runs, rival: str, code: str, says: str
 ) -> None:
     """Its rows of these images, with the reason it would have had alone; no limit of the run, no row of the first."""
     config = config_of(models["first"], models[rival], limits={"max_failures": 1, "max_failure_rate": 0.5})
     both = run_quietly(config, [photos], tmp_path / "both")
-    alone = run_quietly(config.without_challenger(), [photos], tmp_path / "alone")
-    other = run_quietly(config_of(models[rival], limits={"max_failure_rate": 1.0}), [photos], tmp_path / "other")
+    alone = score_in_memory(sorted(str(path) for path in photos.iterdir()), config_of(models[rival]))
     tables = tables_of(both.layout)
-    assert rows(tables["scores"]) == rows(read_table(alone.layout, "scores"))
-    assert rows(tables["scores_challenger"]) == rows(read_table(other.layout, "scores"))
+    assert rows(tables["scores"]) == rows(read_table(runs.first.layout, "scores"))
+    assert rows(tables["scores_challenger"]) == rows(alone.scores)
     failed = rows(tables["failures_challenger"])
-    alone_failed = [row for row in rows(read_table(other.layout, "failures")) if row["stage"] == "score"]
+    alone_failed = [row for row in rows(alone.failures) if row["stage"] == "score"]
     # TensorFlow's messages name functions by numbers of their own.
     assert [{**row, "message": ""} for row in failed] == [{**row, "message": ""} for row in alone_failed]
     assert 0 < len(failed) < 15
@@ -185,7 +201,7 @@ def test_what_the_challenger_fails_on_costs_it_alone(
 
 
 def test_the_challenger_is_not_asked_for_what_the_first_model_has_not_scored(
-    models: dict[str, Path], photos: Path, tmp_path: Path
+    models: dict[str, Path], photos: Path, tmp_path: Path, runs: Runs
 ) -> None:
     """The law: rows of scores are rows of the challenger's two tables; its neighbours in the batch are scored."""
     config = config_of(models["poisoned"], models["first"], batch={"size": 4})
@@ -194,7 +210,7 @@ def test_the_challenger_is_not_asked_for_what_the_first_model_has_not_scored(
     assert [row["image_path"] for row in rows(tables["failures"]) if row["stage"] == "score"] == [white]
     assert tables["scores_challenger"]["image_path"].to_pylist() == tables["scores"]["image_path"].to_pylist()
     assert white not in tables["scores"]["image_path"].to_pylist()
-    alone = read_table(run_quietly(config_of(models["first"]), [photos], tmp_path / "alone").layout, "scores")
+    alone = read_table(runs.first.layout, "scores")
     np.testing.assert_allclose(
         np.array(tables["scores_challenger"]["probabilities"].to_pylist()),
         np.array([row["probabilities"] for row in rows(alone) if row["image_path"] != white]),
@@ -243,7 +259,15 @@ def staged_files(layout: RunLayout, table: str) -> list[Path]:
     return sorted(Path(layout.staging, table).glob("*.parquet"))
 
 
-@pytest.mark.parametrize("lost", ["scores_challenger", "failures_challenger", "scores", None])
+@pytest.mark.parametrize(
+    "lost",
+    [
+        "scores_challenger",
+        pytest.param("failures_challenger", marks=pytest.mark.heavy),
+        pytest.param("scores", marks=pytest.mark.heavy),
+        pytest.param(None, marks=pytest.mark.heavy),
+    ],
+)
 def test_a_continued_run_keeps_whole_groups_only(
     models: dict[str, Path], photos: Path, tmp_path: Path, lost: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -263,8 +287,6 @@ def test_a_continued_run_keeps_whole_groups_only(
         victim = staged_files(layout, lost)[0]
         group = victim.name.partition("-")[0]
         victim.unlink()
-        gone = {} if lost == "scores" else None
-        assert gone is None or not list(Path(layout.staging, "scores").glob(f"{group}-*"))
         kept = {path: value for path, value in before.items() if value[1] != group}
         assert 0 < len(kept) < len(before)
     (folder / "bad.png").unlink()
@@ -293,6 +315,7 @@ def scored_at(layout: RunLayout, *, staged: bool = False) -> dict[str, tuple[Any
     return found
 
 
+@pytest.mark.heavy
 def test_another_challenger_does_not_continue_a_run(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     """Nor does none: one run never mixes two."""
     config = config_of(models["first"], models["same"], limits={"max_failures": 0})
@@ -302,6 +325,7 @@ def test_another_challenger_does_not_continue_a_run(models: dict[str, Path], pho
             run_quietly(other, [photos], tmp_path, run_id="n")
 
 
+@pytest.mark.heavy
 def test_replacing_a_run_takes_its_challenger_away(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     """And brings one: whoever reads the folders finds the tables of the manifest and no others."""
     both, output = rivals(models), tmp_path / "out"
@@ -313,6 +337,7 @@ def test_replacing_a_run_takes_its_challenger_away(models: dict[str, Path], phot
         assert (output / "scores_challenger" / "run_id=n").exists() == (config.challenger is not None)
 
 
+@pytest.mark.heavy
 def test_a_delta_relies_on_runs_of_the_same_challenger(models: dict[str, Path], photos: Path, tmp_path: Path) -> None:
     """With another one, or one for the first time, every image is scored again; without one, none is."""
     output, both = tmp_path / "out", rivals(models)
@@ -327,6 +352,7 @@ def test_a_delta_relies_on_runs_of_the_same_challenger(models: dict[str, Path], 
     assert record == {"run_id": "n1", "chain": ["n1"], "used": []}
 
 
+@pytest.mark.heavy
 def test_models_of_encoded_images_share_the_bytes(photos: Path, tmp_path: Path) -> None:
     """Both decode in their graphs; the challenger's labels and calibration are its own."""
     first, rival = bytes_model(tmp_path / "first"), bytes_model(tmp_path / "rival", head=lambda x: {"logits": x * 2.0})
