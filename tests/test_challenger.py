@@ -28,23 +28,35 @@ RIVAL_PREPROCESS = {"value_range": "-1_1", "resize": "shortest_edge", "crop_pct"
 RIVAL_SHAPE = (None, 10, 12, 3)
 
 
+class Models(dict[str, Path]):
+    """Models of different inputs, classes and troubles, each built when it is first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def __missing__(self, name: str) -> Path:
+        import tensorflow as tf
+
+        def third(logits: Any) -> Any:
+            return tf.math.floormod(tf.floor(logits[:, :1] * 1e4), 3.0) == 0.0
+
+        shapes: dict[str, dict[str, Any]] = {
+            "first": {},
+            "rival": {"shape": RIVAL_SHAPE, "classes": 7},
+            "same": {"classes": 5},
+            "poisoned": {"head": poisoned_by_white},
+            "nan": {"head": lambda logits: {"logits": tf.where(third(logits), np.nan, logits)}},
+            "small": {"head": short_of_memory(4)},
+        }
+        self[name] = pooled_model(self._folder / name, **shapes[name])
+        return self[name]
+
+
 @pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Models of different inputs, classes and activations."""
-    import tensorflow as tf
-
-    def third(logits: Any) -> Any:
-        return tf.math.floormod(tf.floor(logits[:, :1] * 1e4), 3.0) == 0.0
-
-    folder = tmp_path_factory.mktemp("models")
-    return {
-        "first": pooled_model(folder / "first"),
-        "rival": pooled_model(folder / "rival", shape=RIVAL_SHAPE, classes=7),
-        "same": pooled_model(folder / "same", classes=5),
-        "poisoned": pooled_model(folder / "poisoned", head=poisoned_by_white),
-        "nan": pooled_model(folder / "nan", head=lambda logits: {"logits": tf.where(third(logits), np.nan, logits)}),
-        "small": pooled_model(folder / "small", head=short_of_memory(4)),
-    }
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """By name."""
+    return Models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +167,7 @@ def test_manifest_and_summary_tell_of_both(runs: Runs) -> None:
     assert both.counts["challenged_images"] == 15
 
 
-@pytest.mark.parametrize("quarantine", [False, True])
+@pytest.mark.parametrize("quarantine", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_both_roads_give_the_same_tables(models: dict[str, Path], photos: Path, runs: Runs, quarantine: bool) -> None:
     """The pipeline with its threads, and the plain loop, with a worker process as well."""
     config = rivals(models, decode={"quarantine": quarantine})
@@ -218,6 +230,7 @@ def test_the_challenger_is_not_asked_for_what_the_first_model_has_not_scored(
     )
 
 
+@pytest.mark.heavy
 def test_a_challenger_that_runs_out_of_memory_is_halved(
     models: dict[str, Path], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -412,6 +425,7 @@ def test_both_models_share_the_slots_of_their_device(models: dict[str, Path]) ->
     assert contest.calls_in_flight == 2
 
 
+@pytest.mark.heavy
 def test_batch_sizes_are_measured_for_each(
     models: dict[str, Path], photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
