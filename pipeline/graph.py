@@ -32,6 +32,7 @@ from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
 from transforms.stat_images import StatImages
 from transforms.tables import failures_batch
+from transforms.versions import read_versions
 from transforms.write_groups import WriteGroups
 from transforms.write_tables import WriteTables
 
@@ -141,6 +142,7 @@ class ScoreImages(beam.PTransform):
             self.config.scorer_plan(),
             classifier.fingerprint,
             model.shared,
+            read_versions(),
             self.config.challenger_plan(),
             model.challenger and model.challenger.classifier.fingerprint,
         )
@@ -181,13 +183,14 @@ def build(
     staged = facts.layout.staged_table
     if scored.rivals is None:
         scores = scored.scores | "WriteScores" >> WriteTables(
-            staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata
+            staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata, facts.layout
         )
     else:
         together: tuple[Table, ...] = ("scores", *CHALLENGER_TABLES)
         scores = scored.rivals | "WriteScores" >> WriteGroups(
             [TableFiles(name, staged(name), facts.schemas[name], facts.metadata.get(name, {})) for name in together],
             config.write,
+            facts.layout,
         )
     failures = (
         scored.failures

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from transforms import storage, tables
+from transforms.errors import ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.part_files import PartWriter, write_empty_file
 from transforms.probabilities import softmax, summarise
 from transforms.records import ImageInfo, ImageRef, WrittenFile
 from transforms.settings import WriteSettings
-from transforms.staging import Adopted, claim_staging, read_identity
+from transforms.staging import Adopted, check_begun, claim_staging, read_identity
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -241,6 +243,25 @@ def test_columns_that_differ_are_named(tmp_path: Path, caplog: pytest.LogCapture
         caplog.clear()
         assert claim(tmp_path) == Adopted((), 0)
         assert f"{path} is not adopted: its columns are not those of this run: {said}" in caplog.text
+
+
+def test_worker_with_another_disk_stops_the_run(tmp_path: Path) -> None:
+    """The path is there, and not what the launcher has written below it: it is a disk of the pod's own."""
+    with pytest.raises(RunError) as raised:
+        check_begun(layout(tmp_path))
+    assert raised.value.exit_code == ExitCode.WRONG_INPUT
+    assert str(raised.value) == (
+        f"worker {socket.gethostname()} does not find in {tmp_path} what the launcher has begun run night with: the "
+        "output must be one place for the launcher and all workers; give a bucket, or a folder on a disk that all of "
+        "them have mounted"
+    )
+
+
+@pytest.mark.parametrize("name", ["staged_identity", "success", "refused", "plan"])
+def test_worker_finds_the_run_at_every_stage(tmp_path: Path, name: str) -> None:
+    """Begun, published, refused, or while it is published: a runner repeats what it is not sure of, at any time."""
+    storage.write_bytes(getattr(layout(tmp_path), name), b"{}")
+    check_begun(layout(tmp_path))
 
 
 def test_identity_is_what_the_run_was_begun_with(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """ScoreBatches: from batches of pixels to rows of the scores table, with one shared model a process, or two."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -15,9 +15,10 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import coders
 from transforms.contest import AnsweredBatch, Contest, ContestedBatch, ContestPlan
 from transforms.errors import ExitCode, RunError
-from transforms.observe import Count
+from transforms.observe import Capacity, Count
 from transforms.records import Failure, ImageBatch, RivalRows
 from transforms.scoring import ScoredBatch, ScorerPlan
+from transforms.versions import check_versions
 
 FAILURES = "failures"
 SCORES = "scores"
@@ -37,6 +38,8 @@ class ScoreBatches(beam.PTransform):
     """What the launcher saw; a worker that finds another model stops the run. None takes any."""
     shared: Shared = field(default_factory=Shared)
     """Holds the one Contest of a process; the launcher that has loaded it hands over its own."""
+    versions: Mapping[str, str] | None = None
+    """What the launcher has installed; a worker that has other versions stops the run. None takes any."""
     challenger: ScorerPlan | None = None
     """A second model, for the images that the first one scores."""
     challenger_fingerprint: str | None = None
@@ -55,7 +58,7 @@ class ScoreBatches(beam.PTransform):
                 "beam.WindowInto(beam.window.GlobalWindows()) before it"
             )
         fingerprints = (self.model_fingerprint, self.challenger_fingerprint)
-        score = _ScoreDoFn(ContestPlan(self.plan, self.challenger), fingerprints, self.shared)
+        score = _ScoreDoFn(ContestPlan(self.plan, self.challenger), fingerprints, self.shared, self.versions)
         rows: Any = pa.RecordBatch if self.challenger is None else RivalRows
         return batches | "Score" >> beam.ParDo(score).with_output_types(rows, failures=Failure).with_outputs(
             FAILURES, main=SCORES
@@ -65,14 +68,24 @@ class ScoreBatches(beam.PTransform):
 class _ScoreDoFn(beam.DoFn):
     """Hands batches to the devices, and makes rows of the one before while they compute."""
 
-    def __init__(self, plan: ContestPlan, fingerprints: tuple[str | None, str | None], shared: Shared) -> None:
+    def __init__(
+        self,
+        plan: ContestPlan,
+        fingerprints: tuple[str | None, str | None],
+        shared: Shared,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        self._versions = versions
         self._plan = plan
         self._fingerprints = fingerprints
         self._shared = shared
         self._champion = _Counts("score", "scored_images", "model_ms")
         self._challenger = _Counts("challenge", "challenged_images", "challenge_model_ms")
+        self._capacity = Capacity("model_capacity_ms")
 
     def setup(self) -> None:
+        if self._versions is not None:
+            check_versions(self._versions)
         # Never released in teardown: Beam tears an idle DoFn down after a minute, and the model took longer to load.
         self._contest: Contest = self._shared.acquire(lambda: Contest(self._plan))
         scorers = (self._contest.champion, self._contest.challenger)
@@ -90,6 +103,7 @@ class _ScoreDoFn(beam.DoFn):
         # Of a bundle that failed: it comes again as a whole.
         while self._under_way:
             self._under_way.popleft().cancel()
+        self._capacity.start()
 
     def process(
         self, batch: ImageBatch
@@ -112,6 +126,7 @@ class _ScoreDoFn(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(FAILURES, value)
             if contested.champion.rows.num_rows:
                 yield WindowedValue(_rows(contested), window.max_timestamp(), (window,))
+        self._capacity.stop(self._contest.calls_in_flight)
 
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

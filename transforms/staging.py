@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.part_files import closed_digest, file_schema, group_of
 from transforms.records import WrittenFile
@@ -108,6 +109,25 @@ def claim_staging(
     if challenger:
         scores = _in_whole_groups(scores, [file for table in challenger for file in _whole_files(layout, table)])
     return _adopt(scores)
+
+
+def check_begun(layout: RunLayout) -> None:
+    """See on a worker that its output is the one in which the launcher has begun the run.
+
+    A path like /mnt/out exists on every machine, and is one folder only where a disk is shared: a worker with a folder
+    of its own would score a night for nobody.
+
+    Raises:
+        RunError: It is not.
+    """
+    # A runner may work on after publishing, when the staging folder has gone: it repeats what it is not sure of.
+    if not any(storage.stat(path) for path in (layout.staged_identity, layout.success, layout.refused, layout.plan)):
+        raise RunError(
+            ExitCode.WRONG_INPUT,
+            f"worker {socket.gethostname()} does not find in {layout.output} what the launcher has begun run "
+            f"{layout.run_id} with: the output must be one place for the launcher and all workers; give a bucket, or "
+            "a folder on a disk that all of them have mounted",
+        )
 
 
 class _Whole(NamedTuple):

@@ -7,10 +7,12 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.observe import Count
+from transforms.layout import RunLayout
+from transforms.observe import Capacity, Count
 from transforms.part_groups import GroupWriter, TableFiles
 from transforms.records import RivalRows, WrittenFile
 from transforms.settings import WriteSettings
+from transforms.staging import check_begun
 
 
 @dataclass
@@ -24,27 +26,36 @@ class WriteGroups(beam.PTransform):
     """scores, scores_challenger and failures_challenger."""
     settings: WriteSettings
     """When files are closed."""
+    layout: RunLayout | None = None
+    """The run that a launcher has begun there, which every worker has to find; None does not look for one."""
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, rows: beam.PCollection[RivalRows]) -> beam.PCollection[WrittenFile]:
         """Write within each bundle; files never cross bundles."""
-        return rows | "Write" >> beam.ParDo(_WriteGroupsDoFn(tuple(self.tables), self.settings)).with_output_types(
-            WrittenFile
-        )
+        return rows | "Write" >> beam.ParDo(
+            _WriteGroupsDoFn(tuple(self.tables), self.settings, self.layout)
+        ).with_output_types(WrittenFile)
 
 
 class _WriteGroupsDoFn(beam.DoFn):
-    def __init__(self, tables: tuple[TableFiles, ...], settings: WriteSettings) -> None:
+    def __init__(self, tables: tuple[TableFiles, ...], settings: WriteSettings, layout: RunLayout | None) -> None:
+        self._layout = layout
         self._tables = tables
         self._settings = settings
         self._rows = {files.table: Count(f"write_{files.table}_rows") for files in tables}
         self._bytes = Count("write_bytes")
         self._ms = Count("write_ms")
+        self._capacity = Capacity("write_scores_capacity_ms")
+
+    def setup(self) -> None:
+        if self._layout is not None:
+            check_begun(self._layout)
 
     def start_bundle(self) -> None:
         self._writer = GroupWriter(self._tables, self._settings)
+        self._capacity.start()
 
     def process(self, rows: RivalRows) -> Iterator[WrittenFile]:
         batches = {files.table: getattr(rows, files.table) for files in self._tables}
@@ -62,3 +73,4 @@ class _WriteGroupsDoFn(beam.DoFn):
         window = GlobalWindow()
         for file in files:
             yield WindowedValue(file, window.max_timestamp(), (window,))
+        self._capacity.stop(1)

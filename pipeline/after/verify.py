@@ -15,10 +15,12 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.after.published import UNREADABLE, PublishedRun, describe_run, locate_run, read_manifest
+from pipeline.after.report_contradiction import report_contradiction
 from pipeline.after.verify_manifest import File, Manifest, contradictions, split_files
 from pipeline.after.verify_paths import PathsOfRun
 from pipeline.after.verify_rows import failure_breaches, score_breaches
-from transforms import storage
+from transforms import distributions, storage
+from transforms.distributions import Distributions
 from transforms.errors import InputError
 from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, TABLES, RunLayout, Table
 from transforms.tables import FAILURES_SCHEMA, METADATA_PREFIX, scores_schema
@@ -31,6 +33,7 @@ PROMISES = {
     "schemas": "each table has its columns, and its files say the same of themselves",
     "ledger": "listed = unique + duplicates, unique = scored + failed + skipped, as the files hold them",
     "failures": "failures_by_code is what the failures tables hold",
+    "answers": "distributions is what the scores table holds",
     "identity": "the fingerprints of the manifest are those of its files",
     "codes": "stages and codes of failures are documented ones",
     "paths": "no path is there twice, neither in a table nor in both of a model; a challenger has those of scores",
@@ -45,10 +48,12 @@ PROMISES = {
     "margin": "margin is p1 - p2",
     "entropy": "entropy is that of the probabilities",
     "positive": "positive_labels are those over their threshold",
+    "report": "report.json, where there is one, tells of this run as it is published",
     "latest": "latest.json, where it points to this run, points to what is there",
 }
 """What is checked, in this order."""
 
+_BEHIND_ANSWERS = ("files", "pages", "schemas", "ledger", "finite", "range", "predicted", "margin", "entropy")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -122,6 +127,7 @@ class _Checks:
         self._runs: dict[Table, PublishedRun] = {}
         self._metadata: dict[Table, dict[bytes, bytes]] = {}
         self._top_k: dict[Table, int] = {}
+        self._answers: Distributions | None = None
 
     def result(self) -> Verification:
         promises = []
@@ -157,8 +163,10 @@ class _Checks:
                 self._check_table_file(file, manifest, content)
         self._check_strays()
         self._check_counts(manifest)
+        self._check_answers(manifest)
         self._check_paths(manifest)
         self._say_what_is_not_due()
+        self._check_report(content)
         self._check_pointer(manifest)
 
     def _check_manifest(self, manifest: Manifest) -> None:
@@ -270,11 +278,32 @@ class _Checks:
             breaches = failure_breaches(group)
         else:
             breaches = score_breaches(group, run, self._entries_of_top_k(run, manifest, group))
+            if file.table == "scores":
+                self._count_answers(group, run)
         for breach in breaches:
             if breach.broken.any():
                 first = int(breach.broken.argmax())
                 example = f"{paths[first]} in {file.path}: {breach.says(first)}"
                 self._add(breach.promise, example, int(breach.broken.sum()))
+
+    def _count_answers(self, group: pa.Table, run: PublishedRun) -> None:
+        try:
+            found = distributions.count(group, run.labels, independent=run.independent)
+        except ValueError as error:
+            self._skip(["answers"], f"the rows cannot be counted: {error}")
+            return
+        self._answers = found if self._answers is None else self._answers + found
+
+    def _check_answers(self, manifest: Manifest) -> None:
+        if manifest.distributions is None:
+            self._skip(["answers"], "the manifest does not say them")
+        elif broken := next((name for name in _BEHIND_ANSWERS if name in self._broken), None):
+            self._skip(["answers"], f"{broken} is broken, and they follow from it")
+        elif self._answers is not None and "answers" not in self._skipped:
+            found = self._answers.to_json()
+            for name, value in manifest.distributions.items():
+                if value != found.get(name):
+                    self._add("answers", f"the manifest says other {name} than the files hold")
 
     def _entries_of_top_k(self, run: PublishedRun, manifest: Manifest, group: pa.Table) -> int:
         # A manifest that does not say it leaves it to the first row: all have as many.
@@ -319,6 +348,17 @@ class _Checks:
         if manifest.challenger is not None:
             for difference in self._paths.differences():
                 self._add("paths", difference.example, difference.images)
+
+    def _check_report(self, manifest: dict[str, Any]) -> None:
+        path = self._layout.report("json", refused=False)
+        if storage.stat(path) is None:
+            return
+        try:
+            wrong = report_contradiction(json.loads(storage.read_bytes(path)), manifest)
+        except ValueError as error:
+            wrong = f"it is no JSON: {_first_line(error)}"
+        if wrong is not None:
+            self._add("report", f"{path}: {wrong}; score-images report makes it again")
 
     def _check_pointer(self, manifest: Manifest) -> None:
         if storage.stat(self._layout.latest) is None:

@@ -74,6 +74,8 @@ class Manifest(ModelFacts):
     """A second model; None where there was none."""
     versions: dict[str, str] = {}
     """Of the packages that made them."""
+    distributions: dict[str, Any] | None = None
+    """How the answers are distributed; None in manifests of a time when they did not say it."""
     config: _Config = _Config()
     """Of the run."""
 
