@@ -19,8 +19,7 @@ FLINK_ENV = FLINK_HOME=$(FLINK_HOME) FLINK_JOB_SERVER=$(abspath $(JOB_SERVER))
 TARGET := cpu
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-browser test-exports test-image test-flink image flink flink-up flink-down fuzz check \
-  lint types format bench lock clean
+.PHONY: help demo test test-heavy test-browser test-exports test-image test-flink image flink flink-up flink-down fuzz check lint types format bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
