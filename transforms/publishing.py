@@ -127,7 +127,8 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         refusal = refusal._replace(challenger_failures_by_code=rival_codes)
         # Staging may hold files of attempts that failed, too: the report tells of these.
         entries = [_entry(layout, file, file.path) for file in files]
-        refused = {"outcome": _outcome_json(refusal), "run": facts.manifest, "files": entries, **health}
+        rival = {} if facts.challenger is None else {"challenger": facts.challenger.manifest}
+        refused = {"outcome": _outcome_json(refusal), "run": {**facts.manifest, **rival}, "files": entries, **health}
         storage.write_bytes(layout.refused, _json(refused))
         return refusal
     empty = _empty_tables(facts, files)
