@@ -74,7 +74,7 @@ def test_every_image_is_counted_where_it_belongs(tmp_path: Path) -> None:
     assert [answer.label for answer in found.movements[0].before] == ["cow", "cat", "dog"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))
 def test_the_join_is_what_two_dictionaries_say(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, others: int, group_rows: int

@@ -1,5 +1,6 @@
 """The report of a run: what it says, where it lies, and that it never decides how a run has ended."""
 
+import dataclasses
 import json
 import logging
 import re
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 
 from pipeline.after import report as report_module
-from pipeline.after.ended import find_ended, read_ended
+from pipeline.after.ended import TableFile, find_ended, read_ended
 from pipeline.after.report import has_report, write_report
 from pipeline.after.report_advice import Spent
+from pipeline.after.report_challenger import Answers, compare_answers
 from pipeline.after.report_data import throughput
 from pipeline.after.report_rows import Ticks
 from pipeline.cli import main
@@ -173,6 +175,50 @@ def test_the_report_says_what_the_health_gate_found(tmp_path: Path, on_drift: Li
     assert "The answers are not judged: " in page_of(tmp_path, "monday").text
 
 
+def test_the_report_compares_a_challenger(tmp_path: Path) -> None:
+    """By the names of the classes, image by image, in whatever order the rows are; failed ones are not compared."""
+    paths = [f"/{number}.png" for number in range(6)]
+    sure = [[0.9, 0.1]] * 3 + [[0.2, 0.8]] * 3
+    publish_scores(tmp_path / "a", paths, sure, labels=("cat", HOSTILE))
+    # The challenger knows the classes in another order, has not scored the first image and says cat of the last.
+    theirs = [[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.7, 0.2]] * 2 + [[0.0, 0.8, 0.2]]
+    some = [paths[number] for number in (4, 3, 2, 1, 5)]
+    publish_scores(tmp_path / "b", some, theirs, labels=(HOSTILE, "cat", "emu"), model_id="rival@2")
+    run, rival = (find_ended(str(tmp_path / name)) for name in "ab")
+    files = [TableFile(f"{file.table}_challenger", file.path, file.rows) for file in rival.files]
+    facts = {**run.facts, "challenger": {"failures_by_code": {"model_error": 1}}}
+    write_report(dataclasses.replace(run, files=(*run.files, *files), facts=facts), thumbnails=0)
+    found = json_of(tmp_path / "a", "night")["challenger"]
+    assert found.pop("distributions")["rows"] == 5
+    assert found == {
+        "model_id": "rival@2",
+        "failures_by_code": {"model_error": 1},
+        "compared_images": 5,
+        "agreeing_images": 4,
+        "flips": [{"label": HOSTILE, "challenger_label": "cat", "images": 1}],
+    }
+    page = page_of(tmp_path / "a", "night").text
+    assert "rival@2 has scored the same images." in page
+    assert "80% agree of 5 compared" in page
+    assert "1 failed 1 model_error" in page
+    table = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## report.json")[1]
+    assert all(f"`{key}`" in table for key in (*found, *found["flips"][0], "distributions"))
+
+
+def test_of_many_images_a_sample_of_the_same_is_compared(tmp_path: Path) -> None:
+    """Sampled by their paths: each is found in both tables."""
+    paths = [f"/{number}.png" for number in range(400)]
+    for name, order in (("a", paths), ("b", paths[::-1])):
+        publish_scores(tmp_path / name, order, [[0.9, 0.1]] * 400, group_rows=100)
+    first, second = (Answers(find_ended(str(tmp_path / name)).paths("scores"), ("0", "1"), 400) for name in "ab")
+    found = compare_answers(first, second, most=100)
+    assert 50 < found["compared_images"] < 200
+    assert found["agreeing_images"] == found["compared_images"]
+    nothing = Answers((), (), 0)
+    assert compare_answers(nothing, second)["compared_images"] == 0
+    assert compare_answers(first, nothing)["compared_images"] == 0
+
+
 def test_a_night_on_which_everything_failed_has_a_report(tmp_path: Path) -> None:
     """Refused without a file of scores, or published with one of no rows."""
     empty = np.zeros((0, 2), np.float32)
@@ -248,6 +294,8 @@ def test_every_key_of_the_report_is_documented(night: RunResult) -> None:
              said["failures"]["examples"][0], said["failures"]["by_stage"][0], said["least_certain"]["images"][0],
              said["least_certain"]["images"][0]["top"][0], said["distributions"]["margin"])  # fmt: skip
     keys = keys.union(*inner)
+    # No challenger has scored these: another test looks at its keys.
+    keys |= {"failures_by_code", "compared_images", "agreeing_images", "flips", "challenger_label", "model_id"}
     assert documented - keys <= {"null"}
     assert keys <= documented
 

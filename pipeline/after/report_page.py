@@ -53,6 +53,7 @@ def report_html(report: Mapping[str, Any], pictures: Mapping[str, Thumbnail], th
         pace=_pace(report["throughput"]),
         health=_health(report["health"]),
         answers=_answers(report),
+        challenger=_challenger(report),
         uncertain=[(pictures[path], _uncertain_lines(by_path[path])) for path in uncertain if path in pictures],
         told=[] if uncertain else list(map(_uncertain_row, report["least_certain"]["images"])),
         codes=_codes(report),
@@ -188,6 +189,30 @@ def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
             f"({percent_text(rest / counted['rows'])})"
         )
     return {"histograms": drawn, "mix": charts.bars("Class mix", rows), "seen": seen}
+
+
+def _challenger(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = report["challenger"]
+    if found is None:
+        return None
+    compared = found["compared_images"]
+    failed = found["failures_by_code"]
+    codes = ", ".join(f"{count_text(count)} {code}" for code, count in failed.items())
+    ours, theirs = (counted["confidence"] for counted in (report["distributions"], found["distributions"]))
+    (edges, first), (_, second) = (coarse(side["edges"], side["counts"]) for side in (ours, theirs))
+    names = ("model", "challenger")
+    return {
+        "line": f"{found['model_id'] or 'A second model'} has scored the same images.",
+        "cards": [
+            ("agree", percent_text(found["agreeing_images"] / compared) if compared else "-",
+             f"of {count_text(compared)} compared"),
+            ("scored", count_text(found["distributions"]["rows"]), "by the challenger"),
+            ("failed", count_text(sum(failed.values())), codes),
+        ],
+        "chart": charts.histograms("Top-1 confidence", names, edges, first, second,
+                                   "probability of the strongest class"),
+        "flips": [[flip["label"], flip["challenger_label"], count_text(flip["images"])] for flip in found["flips"]],
+    }  # fmt: skip
 
 
 def coarse(edges: list[float], counts: list[int], bins: int = _BINS) -> tuple[list[float], list[int]]:
