@@ -239,7 +239,7 @@ def test_a_python_worker_that_is_killed_half_way_costs_no_row(
     layout = RunLayout(str(tmp_path / "out"), "worker")
     process = launch(cluster, work.config, [work.some_images], layout, SMALL)
     when(process, lambda: staged_files(layout) >= 4)
-    # One of an earlier job may live on for a minute.
+    # The newest: one of an earlier job may not have ended yet.
     workers = [worker for member in cluster.members for worker in member.workers()]
     max(workers, key=lambda worker: worker.create_time()).kill()
     finish(process)
