@@ -143,7 +143,7 @@ def failed_steps(cluster: FlinkCluster, run_id: str) -> list[str]:
     job = job_of(cluster, run_id)
     assert job is not None
     failures = cluster.get(f"jobs/{job['jid']}/exceptions")["exceptionHistory"]["entries"]
-    return [failure["taskName"] or "" for failure in failures]
+    return [failure.get("taskName") or "" for failure in failures]
 
 
 def scored_by_task_manager(cluster: FlinkCluster, run_id: str) -> Counter[str]:
