@@ -84,6 +84,22 @@ def check_local(values: Mapping[str, Any]) -> None:
         )
 
 
+def check_flink(values: Mapping[str, Any]) -> None:
+    """Refuse workers of Flink that nobody can start.
+
+    Args:
+        values: Beam's options by name, as they will be used.
+    """
+    kind = values.get("environment_type")
+    if kind in ("DOCKER", "EXTERNAL", "PROCESS") and not values.get("environment_config"):
+        needs = {
+            "DOCKER": "the image of this version of score-images (registry/score-images:0.1.0): Beam's own lacks it",
+            "EXTERNAL": "where the pool listens (localhost:50000)",
+            "PROCESS": 'the command that starts a worker ({"command": "/opt/boot"})',
+        }
+        raise ConfigError(f"--environment_type={kind} needs --environment_config: {needs[kind]}")
+
+
 def check_device(device: str, values: Mapping[str, Any], setting: str = "model.device") -> None:
     """Refuse a model's device that the workers of a Dataflow job do not have, or whose GPU it would leave idle.
 
