@@ -101,5 +101,5 @@ def _whatever_happens(place: str, leave: Callable[[str, Sequence[Value]], None],
         leave(place, values)
     except Exception as error:  # noqa: BLE001  the run is over, whatever its metrics do
         reason = str(error).split("\n")[0] or type(error).__name__
-        _LOG.warning("metrics of the run cannot be left at %s: %s", place, reason)
+        _LOG.warning("metrics of the run cannot be left whole at %s: %s", place, reason)
         _LOG.debug("in detail:", exc_info=error)
