@@ -14,7 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
 from transforms.errors import ExitCode, RunError
-from transforms.observe import Capacity, Count
+from transforms.observe import Capacity, Count, CountFailures
 from transforms.records import Failure, ImageBatch
 from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan
 from transforms.versions import check_versions
@@ -72,7 +72,7 @@ class _ScoreDoFn(beam.DoFn):
         self._model_fingerprint = model_fingerprint
         self._shared = shared
         self._scored = Count("scored_images")
-        self._failed = Count("score_failed_images")
+        self._failed = CountFailures("score_failed_images")
         self._model_ms = Count("model_ms")
         self._capacity = Capacity("model_capacity_ms")
         self._out_of_memory = Count("score_out_of_memory_calls")
@@ -138,6 +138,7 @@ class _ScoreDoFn(beam.DoFn):
         scored = self._scorer.finish(self._under_way.popleft().result())
         self._model_ms.add(scored.model_ms)
         self._scored.add(scored.rows.num_rows)
-        self._failed.add(len(scored.failures))
+        for failure in scored.failures:
+            self._failed.add(failure.code)
         self._out_of_memory.add(scored.out_of_memory)
         return scored
