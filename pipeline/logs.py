@@ -4,6 +4,7 @@ Both hold the same redacted text. What C++ parts of other packages print themsel
 the command line asks them to print nothing but errors.
 """
 
+import itertools
 import json
 import logging
 import sys
@@ -37,7 +38,7 @@ def find_form(arguments: Sequence[str]) -> Form:
     found: Form = "text"
     ours = list(arguments)
     ours = ours[: ours.index("--")] if "--" in ours else ours
-    for word, following in zip(ours, [*ours[1:], ""], strict=True):
+    for word, following in itertools.zip_longest(ours, ours[1:], fillvalue=""):
         name, sign, value = word.partition("=")
         if name == "--log-format":
             found = "json" if (value if sign else following) == "json" else "text"

@@ -17,20 +17,20 @@ ROOT = Path(__file__).parent.parent
 
 
 class Terminal:
-    """A command in a pseudo-terminal of 100 columns and 30 lines.
+    """A command in a pseudo-terminal of 240 columns and 30 lines.
 
     Args:
         arguments: Of `python -m pipeline`.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
-        self._screen = pyte.Screen(100, 30)
+        self._screen = pyte.Screen(240, 30)
         self._stream = pyte.ByteStream(self._screen)
         self._pid, self._descriptor = pty.fork()
         if self._pid == 0:
-            environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "COLUMNS": "100"}
+            environment = {**os.environ, "TERM": "xterm-256color", "PYTHONPATH": str(ROOT), "COLUMNS": "240"}
             os.execve(sys.executable, [sys.executable, "-m", "pipeline", *arguments], environment)  # noqa: S606
-        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
+        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 240, 0, 0))
         self.code: int | None = None
 
     @property
