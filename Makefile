@@ -8,7 +8,7 @@ FER := fer==25.10.3
 EXPORT_TOOLS := cleanlab fiftyone evidently mongo
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-heavy test-exports fuzz check lint types format bench lock clean
+.PHONY: help demo test test-heavy test-exports fuzz check lint types format test-browser bench lock clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,8 @@ test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks,
 
 test-exports: $(VENV)/.test $(EXPORT_TOOLS:%=.cache/exports/%/.done) ## Load exports with the tools they are for: 2.5 GB, Maven
 	$(BIN)/python -m pytest -m heavy tests/test_export_tools.py
+test-browser: $(VENV)/.test ## Open the pages in Chromium (apt-get install chromium), on a desktop and on a phone
+	$(BIN)/python -m pytest -m browser
 
 fuzz: $(VENV)/.test ## Score 20,000 damaged images and the hostile corpus; FUZZ='--count 3000' for fewer
 	$(BIN)/python -m tests.fuzz_images $(FUZZ)

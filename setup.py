@@ -27,6 +27,8 @@ EXTRAS = {
         "pyspark==4.3.0",
         "sqlglot",
         "psutil",
+        # Drives a Chromium that is there already; it downloads none by itself.
+        "playwright",
     ],
     "lint": ["ruff", "mypy", "types-PyYAML"],
     # What `make bench` measures against, and with. Exact versions: figures are of them and of no others.
@@ -47,6 +49,7 @@ setup(
         "pipeline.before",
         "pipeline.commands",
         "pipeline.demo",
+        "pipeline.pages",
         "transforms",
     ],
     # Without a C compiler the installation goes on, and Pillow resizes: the same pixels, later.
@@ -66,7 +69,7 @@ setup(
             optional=True,
         ),
     ],
-    package_data={"pipeline.demo": ["*.txt"]},
+    package_data={"pipeline.demo": ["*.txt"], "pipeline.pages": ["templates/*"]},
     # The complete, commented configurations travel with a wheel, too.
     data_files=[("share/score-images/configs", sorted(str(path) for path in Path("configs").glob("*.yaml")))],
     install_requires=[
@@ -86,6 +89,9 @@ setup(
         "opencv-python-headless>=4.12",
         # Globs with ** for paths that are no local files.
         "wcmatch>=10",
+        # Pages that people read. Matplotlib is imported only when one is made.
+        "Jinja2>=3.1.6",
+        "matplotlib>=3.10",
     ],
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["score-images = pipeline.cli:entry_point"]},

@@ -23,7 +23,9 @@ _BEAM_TRACEBACKS = (
 )
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
-_COMMANDS = ("run", "demo", "config", "verify", "clean", "export", "evaluate", "calibrate", "golden", "inspect")
+_COMMANDS = (
+    "run", "demo", "config", "verify", "clean", "export", "evaluate", "calibrate", "golden", "inspect", "report", "compare",
+)  # fmt: skip
 _OURS = ("pipeline", "transforms")
 
 

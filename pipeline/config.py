@@ -19,12 +19,14 @@ from transforms.settings import (
     CalibrationSettings,
     DecodeSettings,
     GoldenSettings,
+    HealthSettings,
     InputSettings,
     LabelSettings,
     LimitSettings,
     LoadSettings,
     ModelSettings,
     PreprocessSettings,
+    ReportSettings,
     ResultSettings,
     Settings,
     WriteSettings,
@@ -56,8 +58,12 @@ class RunConfig(Settings):
     """What the scores table holds."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
     """How many failed images a published run may have."""
+    health: HealthSettings = Field(default_factory=HealthSettings)
+    """Whether tonight's answers are distributed like a baseline's, judged before a run is published."""
     golden: GoldenSettings = Field(default_factory=GoldenSettings)
     """Photos whose probabilities are known, scored before each run."""
+    report: ReportSettings = Field(default_factory=ReportSettings)
+    """The report that every run leaves beside its manifest."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)

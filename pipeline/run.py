@@ -20,15 +20,19 @@ import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 
+from pipeline.after.report_advice import Spent
 from pipeline.before.golden import check_golden
 from pipeline.config import RunConfig
 from pipeline.graph import LoadedModel, build, load
 from pipeline.options import is_in_process, pipeline_options
 from pipeline.progress import ShowProgress
+from pipeline.run_report import leave_missing_report, leave_report
 from transforms import observe, storage
+from transforms.baselines import open_baseline
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
+from transforms.health import HealthPlan
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
@@ -103,6 +107,8 @@ class RunResult(NamedTuple):
     """`<verb>_<unit>` sums; thread time in ms."""
     since: str | None = None
     """The run that this one is a delta of; None where it is none."""
+    report: str | None = None
+    """Where the page about it lies; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +139,36 @@ def run(request: RunRequest) -> RunResult:
         prepared = _prepare(request, layout, claim) if found is None else found
         if isinstance(prepared, str):
             claim.tidy()
-            return RunResult(layout, read_outcome(layout), prepared, 0, time.monotonic() - started, 0.0, {})
+            outcome = read_outcome(layout)
+            report = leave_missing_report(layout) if request.config.report.enabled else None
+            return RunResult(layout, outcome, prepared, 0, time.monotonic() - started, 0.0, {}, report=report)
         launched = time.monotonic()
         observe.reset_process_counts()
         counts = _launch(request, prepared)
         ended = time.monotonic()
         outcome = read_attempt(layout)
-    since = prepared.chain.run_id if prepared.chain else None
-    return RunResult(layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since)
+        if outcome.drifted and outcome.exit_code is ExitCode.PUBLISHED:
+            _LOG.warning("the answers of run %s have %s", layout.run_id, outcome.health)
+        since = prepared.chain.run_id if prepared.chain else None
+        result = RunResult(
+            layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since
+        )
+        if not request.config.report.enabled:
+            return result
+        refused = outcome.exit_code is not ExitCode.PUBLISHED
+        return result._replace(report=leave_report(layout, _spent(prepared, result), refused=refused))
+
+
+def _spent(prepared: _Prepared, result: RunResult) -> Spent:
+    ledger = result.outcome.ledger
+    return Spent(
+        counts=result.counts,
+        startup_seconds=result.startup_seconds,
+        pipeline_seconds=result.pipeline_seconds,
+        images=ledger.scored + ledger.failed - result.adopted,
+        adopted=result.adopted,
+        on_gpu=prepared.model.scorer.classifier.devices.are_gpus,
+    )
 
 
 def _layout(request: RunRequest) -> RunLayout:
@@ -207,6 +235,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
     scorer = model.scorer
     check_golden(scorer, request.config)
     chain = _chain(request, layout, scorer)
+    health = _health(request, layout, scorer)
     try:
         claim.take()
         check_places(layout)
@@ -214,7 +243,8 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         if found is not None:
             return found
         adopted = claim_staging(layout, _identity(scorer, sources, chain), scorer.schema, scorer.file_metadata())
-        storage.delete_file(layout.refused)
+        for stale in layout.refusal:
+            storage.delete_file(stale)
     except OSError as error:
         raise _unusable(request, "written", error) from error
     if adopted.rows:
@@ -228,6 +258,7 @@ def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepar
         manifest={**_manifest(request, scorer, sources), "since_run": chain and chain.record()},
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
+        health=health,
     )
     return _Prepared(layout, sources, options, adopted, facts, chain, model)
 
@@ -245,6 +276,26 @@ def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | No
         raise ConfigError(f"--since-run {request.since_run} of {request.output} cannot be read: {error}") from error
     _LOG.info("%s", chain)
     return chain
+
+
+def _health(request: RunRequest, layout: RunLayout, scorer: Scorer) -> HealthPlan:
+    settings = request.config.health
+    try:
+        baseline, without = open_baseline(layout, settings)
+    except OSError as error:
+        raise ConfigError(
+            f"health.baseline {settings.baseline} of {request.output} cannot be read: {error}; try again, or leave it "
+            "out to compare with none"
+        ) from error
+    return HealthPlan(
+        settings=settings,
+        labels=tuple(scorer.labels),
+        independent=scorer.meaning.independent,
+        model_id=scorer.classifier.model_id,
+        fingerprints=scorer.fingerprints,
+        baseline=baseline,
+        without=without,
+    )
 
 
 def _identity(scorer: Scorer, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from transforms.redaction import printable, tell
 def summary(result: RunResult) -> str:
     """Say how a run ended: the ledger, where the time went, where the output lies, what to ask next."""
     layout, outcome = result.layout, result.outcome
+    report = [f"  report    {printable(result.report)}"] if result.report else []
     if result.found is not None:
-        return tell(result.found)
+        return "\n".join([tell(result.found), *report])
     ledger = outcome.ledger
     lines = [
         tell(outcome.message),
@@ -26,6 +27,8 @@ def summary(result: RunResult) -> str:
         lines.append(
             f"  skipped   {ledger.skipped} are as run {result.since}, or one that it relies on, has scored them"
         )
+    if outcome.health and not outcome.drifted:  # else the first line says it
+        lines.append(f"  health    {tell(outcome.health)}")
     if result.adopted:
         lines.append(f"  resumed   {result.adopted} of the scored images come from an earlier attempt")
     done = ledger.scored + ledger.failed - result.adopted
@@ -42,8 +45,11 @@ def summary(result: RunResult) -> str:
             f"  scores    {printable(layout.published_table('scores'))}",
             f"  failures  {printable(layout.published_table('failures'))}",
             f"  manifest  {printable(layout.manifest)}",
+            *report,
             f"  ask       duckdb -c {printable(shlex.quote(_query(layout.published_table('scores'))))}",
         ]
+    else:
+        lines += report
     return "\n".join(lines)
 
 

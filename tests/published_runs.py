@@ -11,14 +11,16 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from transforms import tables
+from transforms.baselines import open_baseline
 from transforms.errors import FailureCode, Stage
+from transforms.health import HealthPlan
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
 from transforms.part_files import PartWriter
 from transforms.probabilities import summarise
 from transforms.publishing import Outcome, RunFacts, publish
 from transforms.records import Failure, ImageInfo, ImageRef
-from transforms.settings import CalibrationSettings, LimitSettings, WriteSettings
+from transforms.settings import CalibrationSettings, HealthSettings, LimitSettings, WriteSettings
 
 
 def publish_scores(
@@ -40,6 +42,12 @@ def publish_scores(
     max_failure_rate: float = 1.0,
     scored_at: datetime = datetime(1970, 1, 1, tzinfo=UTC),
     infos: Sequence[ImageInfo] | None = None,
+    health: HealthSettings | None = None,
+    publish_anyway: bool = False,
+    since_run: dict[str, Any] | None = None,
+    versions: Sequence[str] | None = None,
+    model_id: str = "toy@1",
+    with_distributions: bool = True,
 ) -> Outcome:
     """Publish a run, or refuse it.
 
@@ -61,6 +69,12 @@ def publish_scores(
         max_failure_rate: Over it the run is refused.
         scored_at: When each image was scored.
         infos: Of the scored images, N; None for images of one pixel.
+        health: What its answers are compared with; None for nothing.
+        publish_anyway: As --publish-anyway.
+        since_run: What the manifest says of the runs that it follows.
+        versions: Of the images, N; None for the same for all.
+        model_id: What is said to have scored it.
+        with_distributions: As of today; without, as manifests of older runs are.
     """
     p = np.asarray(probabilities, np.float32)
     names = tuple(labels) if labels is not None else tuple(map(str, range(p.shape[1])))
@@ -68,7 +82,7 @@ def publish_scores(
     schema = tables.scores_schema(p.shape[1], with_logits=raw is not None)
     metadata = tables.file_metadata(
         {
-            "model_id": "toy@1",
+            "model_id": model_id,
             "labels": json.dumps(names),
             "output": returns,
             "activation": activation,
@@ -77,6 +91,7 @@ def publish_scores(
             **({"thresholds": json.dumps([threshold] * p.shape[1])} if activation == "sigmoid" else {}),
         }
     )
+    independent = activation == "sigmoid" and num_units != 1
     positive = None
     if activation == "sigmoid":
         positive = p >= np.float32(threshold)
@@ -92,12 +107,15 @@ def publish_scores(
         files += writer.write(
             tables.scores_batch(
                 schema,
-                [ImageRef(path, 1, "v") for path in paths[part]],
+                [
+                    ImageRef(path, 1, version)
+                    for path, version in zip(paths[part], (versions or ["v"] * len(p))[part], strict=True)
+                ],
                 list(infos[part]) if infos else [ImageInfo(1, 1, "png", 1, "pillow")] * len(p[part]),
                 p[part],
-                summarise(p[part], top_k, independent=activation == "sigmoid" and num_units != 1),
+                summarise(p[part], top_k, independent=independent),
                 pa.array(names, pa.string()),
-                "toy@1",
+                model_id,
                 round(scored_at.timestamp() * 1_000_000),
                 None if positive is None else positive[part],
                 np.asarray(raw if raw is not None else p, np.float32)[part],
@@ -110,9 +128,14 @@ def publish_scores(
     files += [*writer.close(), *failures_writer.close()]
     manifest: dict[str, Any] = {
         "started_at": datetime(2026, 11, 22, tzinfo=UTC).isoformat(),
-        "model_id": "toy@1",
+        "model_id": model_id,
         "versions": {"score-images": "0.1.0"},
+        "fingerprints": {},
+        **({"since_run": since_run} if since_run else {}),
     }
+    settings = health or HealthSettings()
+    baseline, without = open_baseline(layout, settings)
+    plan = HealthPlan(settings, names, independent, model_id, {}, baseline, without)
     facts = RunFacts(
         layout,
         LimitSettings(max_failure_rate=max_failure_rate),
@@ -120,6 +143,8 @@ def publish_scores(
         {"scores": schema, "failures": tables.FAILURES_SCHEMA},
         metadata,
         manifest,
+        publish_anyway=publish_anyway,
+        health=plan if with_distributions else None,
     )
     count = len(p) + len(failed)
     return publish(facts, files, Ledger(count, 0, count, len(p), len(failed), 0))

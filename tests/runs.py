@@ -23,6 +23,7 @@ def small_config(model_path: Path, /, **sections: Any) -> RunConfig:
         "preprocess": {"value_range": "0_1", "resize": "exact", "interpolation": "bilinear", **SIZE},
         "results": {"top_k": 2},
         "batch": {"size": 4},
+        "report": {"enabled": False},  # tests of the report make it
     }
     for name, section in sections.items():
         values[name] = {**values.get(name, {}), **section}
@@ -36,6 +37,7 @@ def bytes_config(model_path: Path, /, **sections: Any) -> RunConfig:
         "preprocess": {"value_range": "0_255"},
         "results": {"top_k": 2},
         "batch": {"size": 4},
+        "report": {"enabled": False},  # tests of the report make it
     }
     return RunConfig.model_validate({**values, **sections})
 

@@ -63,7 +63,10 @@ def test_run_publishes_and_prints_a_summary(config: Path, tmp_path: Path, capsys
     assert sum(row[1] for row in duckdb.sql(query[1]).fetchall()) == 5
     again = ["run", "--config", config, "--input", tmp_path / "photos", "--output", tmp_path / "out"]
     assert main([*map(str, again), "--run-id", "night"]) == 0
-    assert capsys.readouterr().out == f"run night is already published in {tmp_path}/out: nothing was done\n"
+    assert capsys.readouterr().out == (
+        f"run night is already published in {tmp_path}/out: nothing was done\n"
+        f"  report    {tmp_path}/out/runs/night/report.html\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +125,9 @@ def test_publish_anyway_is_exit_0_and_says_in_spite_of_what(
     arguments = ["run", "--config", str(config), "--input", str(tmp_path / "photos"), "--output",
                  str(tmp_path / "out"), "--run-id", "night"]  # fmt: skip
     assert main(arguments) == 3
-    assert "with --publish-anyway besides, the run is published in spite of its limits" in capsys.readouterr().out
+    refused = capsys.readouterr().out
+    assert "with --publish-anyway besides, the run is published in spite of its limits" in refused
+    assert refused.splitlines()[-1] == f"  report    {tmp_path}/out/runs/night/refused_report.html"
     assert main([*arguments, "--publish-anyway"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == (
@@ -130,8 +135,12 @@ def test_publish_anyway_is_exit_0_and_says_in_spite_of_what(
         "limits.max_failure_rate allows 5.00%"
     )
     assert "  resumed   3 of the scored images come from an earlier attempt" in lines
+    assert not (tmp_path / "out" / "runs" / "night" / "refused_report.html").exists()
     assert main(arguments) == 0
-    assert capsys.readouterr().out == f"run night is already published in {tmp_path}/out: nothing was done\n"
+    assert capsys.readouterr().out.splitlines() == [
+        f"run night is already published in {tmp_path}/out: nothing was done",
+        f"  report    {tmp_path}/out/runs/night/report.html",
+    ]
 
 
 def test_config_check_and_schema(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,9 +107,9 @@ def test_failure_codes_and_columns_are_documented() -> None:
 
 
 def test_exit_codes_are_documented() -> None:
-    """All that a run can return today: the health gate (5) is not built."""
+    """All that a command can return."""
     rows = re.findall(r"^\| (\d+) \|", README.split("## Exit codes")[1], re.MULTILINE)
-    assert [int(row) for row in rows] == sorted({int(code) for code in ExitCode} - {ExitCode.HEALTH_GATE_CLOSED})
+    assert [int(row) for row in rows] == sorted(int(code) for code in ExitCode)
 
 
 def test_links_lead_to_files() -> None:

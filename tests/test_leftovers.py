@@ -110,14 +110,40 @@ def test_what_lies_beside_a_published_run_goes_without_it(tmp_path: Path, refuse
     before = tree(tmp_path)
     interrupt(tmp_path, "night")
     storage.write_bytes(f"{layout.manifest}.{TEMPORARY}", b"half")
-    if refused:
-        storage.write_bytes(layout.refused, b"{}")
+    for name in layout.refusal if refused else ():
+        storage.write_bytes(name, b"{}")
     leftover = only(tmp_path)
     end = "was refused" if refused else "did not come to its end"
     assert leftover.why == f"it is published, and an attempt to replace it {end}"
-    assert leftover.file_count == 4 + refused
+    assert leftover.file_count == 4 + 3 * refused
     assert delete_leftover(str(tmp_path), leftover)
     assert tree(tmp_path) == before
+
+
+def test_the_report_of_a_published_run_stays(tmp_path: Path) -> None:
+    """And a half-written one goes."""
+    layout = publish(tmp_path)
+    for report in layout.reports:
+        storage.write_bytes(report, b"{}")
+    before = tree(tmp_path)
+    assert survey(tmp_path) == Survey((), ())
+    for report in (*layout.reports, layout.report("html", refused=True)):
+        storage.write_bytes(f"{report}.{TEMPORARY}", b"half")
+    leftover = only(tmp_path)
+    assert (leftover.why, leftover.file_count) == (
+        "it is published, and a write beside it did not come to its end", 3,
+    )  # fmt: skip
+    assert delete_leftover(str(tmp_path), leftover)
+    assert tree(tmp_path) == before
+
+
+def test_a_report_without_a_run_goes(tmp_path: Path) -> None:
+    """Somebody has deleted the rest by hand."""
+    layout = RunLayout(str(tmp_path), "night")
+    for report in layout.reports:
+        storage.write_bytes(report, b"{}")
+    assert delete_leftover(str(tmp_path), only(tmp_path))
+    assert not Path(layout.run_folder).exists()
 
 
 def test_clearing_up_after_publishing_is_finished(tmp_path: Path) -> None:

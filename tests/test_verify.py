@@ -14,7 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.after import verify as verifying
+from pipeline.after.ended import find_ended
 from pipeline.after.published import find_run
+from pipeline.after.report import write_report
 from pipeline.after.verify import PROMISES, verify
 from pipeline.cli import main
 from tests.digits import Digits
@@ -96,6 +98,30 @@ def test_runs_of_real_models_keep_every_promise(digits: Digits, kind: str, skipp
     assert found.broken == ()
     assert found.rows == {"scores": 240, "failures": 0}
     assert {promise.name for promise in found.promises if promise.skipped} == skipped
+
+
+@pytest.mark.parametrize(
+    ("change", "example"),
+    [
+        (lambda told: told.update(class_counts=[9, 0, 0]), "the manifest says other class_counts than the files hold"),
+        (lambda told: told["entropy"]["counts"].reverse(), "the manifest says other entropy than the files hold"),
+        (lambda told: told.update(rows=4), "the manifest says other rows than the files hold"),
+    ],
+)
+def test_distributions_of_other_rows_break_a_promise(
+    output: Path, change: Callable[[dict[str, Any]], None], example: str
+) -> None:
+    """Tomorrow's gate would compare with them."""
+    change_manifest(output, lambda manifest: change(manifest["distributions"]))
+    assert broken(output) == {"answers": (1, example)}
+
+
+def test_a_manifest_without_distributions_keeps_every_promise(output: Path) -> None:
+    """Older runs have none: it is said that nothing was checked."""
+    change_manifest(output, lambda manifest: manifest.pop("distributions"))
+    found = verify(str(output))
+    assert found.broken == ()
+    assert {p.name: p.skipped for p in found.promises if p.skipped} == {"answers": "the manifest does not say them"}
 
 
 def test_a_run_without_rows_keeps_every_promise(tmp_path: Path) -> None:
@@ -588,6 +614,35 @@ def test_a_pointer_to_this_run_points_to_what_is_there(output: Path, content: di
     assert broken(output) == {}
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (lambda report: report["outcome"].update(published_at="2020-01-01T00:00:00+00:00"),
+         'it says published_at "2020-01-01T00:00:00+00:00", the manifest "'),
+        (lambda report: report["ledger"].update(scored=9), 'it says ledger {"listed": 4, "duplicates": 0, "unique": 4'),
+        (lambda report: report.update(report_version=9), "it is no report of version 1"),
+        (lambda report: report.clear(), "it is no report of version 1"),
+    ],
+)  # fmt: skip
+def test_a_report_is_of_the_run_that_it_lies_beside(
+    output: Path, content: Callable[[Any], Any], says: str | None
+) -> None:
+    """One of a run that was replaced, or of nothing, is named."""
+    write_report(find_ended(str(output)), thumbnails=0)
+    assert broken(output) == {}
+    path = output / "runs" / "night" / "report.json"
+    report = json.loads(path.read_text())
+    content(report)
+    path.write_text(json.dumps(report))
+    found = broken(output)
+    count, example = found.pop("report")
+    assert (count, found) == (1, {})
+    assert example.startswith(f"{path}: {says}")
+    assert example.endswith("; score-images report makes it again")
+    path.write_text("{")
+    assert list(broken(output)) == ["report"]
+
+
 def test_the_command_prints_one_line_a_promise(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """And returns 0, or 6 where one is broken."""
     assert main(["verify", str(output)]) == 0
@@ -607,7 +662,7 @@ def test_the_command_prints_one_line_a_promise(output: Path, capsys: pytest.Capt
         f"  BROKEN       margin     margin is p1 - p2: 1 times, first: /x\\x1b[2Jy.png in {SCORES}: margin is 2, and "
         "0.25 by the probabilities"
     ) in lines
-    assert lines[-1] == "run night breaks 2 of its 22 promises"
+    assert lines[-1] == "run night breaks 2 of its 23 promises"
 
 
 def test_the_command_prints_json(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

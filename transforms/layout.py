@@ -5,6 +5,8 @@
 <output>/runs/<id>/manifest.json      files, ledger, fingerprints, versions, configuration
 <output>/runs/<id>/_SUCCESS           written last
 <output>/runs/<id>/refused.json       why a finished run was not published
+<output>/runs/<id>/report.html        the published run for people, report.json for programs
+<output>/runs/<id>/refused_report.html  the same of an attempt that was refused, and refused_report.json
 <output>/runs/<id>/_staging/...       gone after publishing
 <output>/runs/<id>/_claim.lock        who works on it, on a local disk; gone at the end
 <output>/runs/<id>/_claims/...        who works on it, in a remote store; gone at the end
@@ -25,6 +27,8 @@ from transforms.errors import ConfigError
 
 Table = Literal["scores", "failures"]
 TABLES: tuple[Table, ...] = ("scores", "failures")
+ReportKind = Literal["json", "html"]
+REPORT_KINDS: tuple[ReportKind, ...] = ("json", "html")
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LATEST = "latest"
@@ -117,6 +121,24 @@ class RunLayout:
     def refused(self) -> str:
         """Why a run that came to its end was not published."""
         return storage.join(self.run_folder, "refused.json")
+
+    def report(self, kind: ReportKind, *, refused: bool) -> str:
+        """The report of the published run, or of the attempt that was refused.
+
+        >>> RunLayout("/out", "n1").report("html", refused=False)
+        '/out/runs/n1/report.html'
+        """
+        return storage.join(self.run_folder, f"{'refused_' if refused else ''}report.{kind}")
+
+    @property
+    def refusal(self) -> tuple[str, ...]:
+        """Everything that an attempt leaves that was refused, the refusal itself first."""
+        return (self.refused, *(self.report(kind, refused=True) for kind in REPORT_KINDS))
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """The report of the published run."""
+        return tuple(self.report(kind, refused=False) for kind in REPORT_KINDS)
 
     @property
     def lock(self) -> str:

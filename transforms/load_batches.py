@@ -12,7 +12,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import coders
 from transforms.loading import BatchLoader, LoadPlan, load_one, thread_count
 from transforms.memory import ByteBudget
-from transforms.observe import Count
+from transforms.observe import Capacity, Count
 from transforms.quarantine import Quarantine
 from transforms.records import Failure, ImageBatch, ImageRef
 from transforms.storage import is_remote
@@ -56,6 +56,7 @@ class _LoadDoFn(beam.DoFn):
         self._read_bytes = Count("read_bytes")
         self._read_ms = Count("read_ms")
         self._decode_ms = Count("decode_ms")
+        self._capacity = Capacity("load_capacity_ms")
         self._failed = Count("load_failed_images")
         self._restarts = Count("decode_worker_restarts")
 
@@ -67,10 +68,11 @@ class _LoadDoFn(beam.DoFn):
 
     def start_bundle(self) -> None:
         self._loader: BatchLoader | None = None
+        self._capacity.start()
 
     def process(self, ref: ImageRef) -> Iterator[ImageBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
         if self._loader is None:
-            threads = thread_count(self._plan.load, is_remote(ref.path))
+            self._threads = threads = thread_count(self._plan.load, is_remote(ref.path))
             if self._pool is None:
                 self._pool = LoadThreads(threads)
             prepare = self._quarantine.prepare if self._quarantine else None
@@ -93,6 +95,7 @@ class _LoadDoFn(beam.DoFn):
             else:
                 yield WindowedValue(loaded, window.max_timestamp(), (window,))
         self._count(self._loader)
+        self._capacity.stop(self._threads)
 
     def teardown(self) -> None:
         if self._quarantine is not None:

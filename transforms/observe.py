@@ -53,6 +53,26 @@ class Count:
             self.add((time.perf_counter() - started) * 1e3)
 
 
+class Capacity:
+    """Counts how long something could have been at work: what it was at work, over this, is its use.
+
+    Args:
+        name: `<verb>_capacity_ms`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._count = Count(name)
+        self._started = time.perf_counter()
+
+    def start(self) -> None:
+        """Begin a bundle."""
+        self._started = time.perf_counter()
+
+    def stop(self, workers: int) -> None:
+        """End a bundle that had so many threads or calls at a time."""
+        self._count.add((time.perf_counter() - self._started) * 1e3 * workers)
+
+
 def process_counts() -> Counter[str]:
     """Return the sums of this process since it started or since reset_process_counts."""
     with _mirror_lock:

@@ -17,7 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
+from transforms.distributions import measure
 from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.health import Health, HealthPlan, judge
 from transforms.layout import TABLES, RunLayout
 from transforms.ledger import Ledger
 from transforms.limits import Overrun, find_overrun
@@ -48,7 +50,9 @@ class RunFacts:
     overwrite: bool = False
     """Replace a run that is published under this id."""
     publish_anyway: bool = False
-    """Publish in spite of the limits; never in spite of the ledger."""
+    """Publish in spite of limits and health; never in spite of the ledger."""
+    health: HealthPlan | None = None
+    """How its answers are judged; None for tables without answers, whose distributions nobody asks for."""
 
 
 class Outcome(NamedTuple):
@@ -62,10 +66,14 @@ class Outcome(NamedTuple):
     """Where every image went."""
     failures_by_code: dict[str, int]
     """Rows of the failures table, by code."""
+    health: str = ""
+    """What the health gate says; empty where it was not asked."""
+    drifted: bool = False
+    """Whether a limit of the health gate is passed."""
 
 
 def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Outcome:
-    """Publish the staged files of a run if its ledger adds up and its failures are few enough.
+    """Publish the staged files of a run if its ledger adds up, its failures are few enough, and its answers healthy.
 
     Args:
         facts: The run.
@@ -84,11 +92,19 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
     codes = _failures_by_code(files)
     overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
     refusal = _refusal(facts, ledger, codes, overrun)
+    health: dict[str, Any] = {}
+    if refusal is None:
+        check_staged(layout, files)
+        health, refusal = _examine(facts, files, ledger, codes)
     if refusal is not None:
-        storage.write_bytes(layout.refused, _json({"outcome": _outcome_json(refusal), "run": facts.manifest}))
+        # Staging may hold files of attempts that failed, too: the report tells of these.
+        entries = [_entry(layout, file, file.path) for file in files]
+        refused = {"outcome": _outcome_json(refusal), "run": facts.manifest, "files": entries, **health}
+        storage.write_bytes(layout.refused, _json(refused))
         return refusal
-    files = [*files, *_empty_tables(facts, files)]
-    check_staged(layout, files)
+    empty = _empty_tables(facts, files)
+    check_staged(layout, empty)
+    files = [*files, *empty]
     entries, staged = _published_names(layout, files)
     manifest = {
         "manifest_version": MANIFEST_VERSION,
@@ -99,6 +115,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         "failures_by_code": codes,
         "limits_overridden": overrun.record() if overrun else None,
         "files": entries,
+        **health,
     }
     write_plan(layout, manifest, staged)
     complete(layout)
@@ -130,6 +147,36 @@ def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Ov
         "besides, the run is published in spite of its limits"
     )
     return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
+
+
+def _examine(
+    facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger, codes: dict[str, int]
+) -> tuple[dict[str, Any], Outcome | None]:
+    """Count the answers of a run and judge them: what is told of them, and the refusal where there is one."""
+    plan = facts.health
+    if plan is None:
+        return {}, None
+    scores = [file.path for file in files if file.table == "scores"]
+    answers = measure(scores, plan.labels, independent=plan.independent)
+    told: dict[str, Any] = {"health": None, "distributions": answers.to_json()}
+    if plan.settings.baseline is None:
+        return told, None
+    health = judge(answers, plan)
+    stops = bool(health.breaches) and plan.settings.on_drift == "refuse"
+    told["health"] = {**health.to_json(), "overridden": stops and facts.publish_anyway}
+    refused = stops and not facts.publish_anyway
+    return told, _unhealthy(facts, health, ledger, codes) if refused else None
+
+
+def _unhealthy(facts: RunFacts, health: Health, ledger: Ledger, codes: dict[str, int]) -> Outcome:
+    run_id = facts.layout.run_id
+    message = (
+        f"the answers of run {run_id} have {health}; nothing is published; what was scored is kept in "
+        f"{facts.layout.staging}; look for the cause in images, model and configuration; if it is mended, score anew "
+        f"under another run id; if the images have really changed, run again with --run-id {run_id} --publish-anyway, "
+        f"and name {run_id} in health.baseline where the old one is pinned"
+    )
+    return Outcome(ExitCode.HEALTH_GATE_CLOSED, message, ledger, codes, str(health), True)
 
 
 def _failures_by_code(files: Sequence[WrittenFile]) -> dict[str, int]:
@@ -165,16 +212,18 @@ def _published_names(layout: RunLayout, files: Sequence[WrittenFile]) -> tuple[l
         for index, file in enumerate(staged):
             target = layout.part(table, index, len(staged))
             places.append(file.path)
-            entries.append(
-                {
-                    "table": table,
-                    "path": target.removeprefix(layout.output.rstrip("/") + "/"),
-                    "rows": file.rows,
-                    "size_bytes": file.size_bytes,
-                    "sha256": file.sha256,
-                }
-            )
+            entries.append(_entry(layout, file, target))
     return entries, places
+
+
+def _entry(layout: RunLayout, file: WrittenFile, path: str) -> dict[str, Any]:
+    return {
+        "table": file.table,
+        "path": path.removeprefix(layout.output.rstrip("/") + "/"),
+        "rows": file.rows,
+        "size_bytes": file.size_bytes,
+        "sha256": file.sha256,
+    }
 
 
 def is_published(layout: RunLayout) -> bool:
@@ -202,9 +251,11 @@ def complete(layout: RunLayout) -> bool:
     storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
     # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
     storage.delete_file(layout.manifest)
+    # Nor a report of other rows than there are.
+    for stale in (*layout.reports, *layout.refusal):
+        storage.delete_file(stale)
     carry_out(layout, plan)
     storage.write_bytes(layout.manifest, _json(manifest))
-    storage.delete_file(layout.refused)
     storage.write_bytes(layout.success, b"")
     storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
     _leave_staging(layout)
@@ -264,7 +315,12 @@ def read_outcome(layout: RunLayout) -> Outcome:
     try:
         if overridden := manifest.get("limits_overridden"):
             message += f" in spite of its limits: {overridden['message']}"
-        return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), dict(manifest["failures_by_code"]))
+        health = manifest.get("health") or {}
+        said, drifted = str(health.get("message", "")), bool(health.get("breaches"))
+        if drifted:
+            message += f"{' in spite of the health gate' if health['overridden'] else ''}; its answers have {said}"
+        codes = dict(manifest["failures_by_code"])
+        return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), codes, said, drifted)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{layout.manifest} is damaged; {way_out}") from error
 
@@ -283,7 +339,12 @@ def read_attempt(layout: RunLayout) -> Outcome:
         return read_outcome(layout)
     outcome = _read_json(layout.refused, "run again with the same --run-id")["outcome"]
     return Outcome(
-        ExitCode(outcome["exit_code"]), outcome["message"], Ledger(**outcome["ledger"]), outcome["failures_by_code"]
+        ExitCode(outcome["exit_code"]),
+        outcome["message"],
+        Ledger(**outcome["ledger"]),
+        outcome["failures_by_code"],
+        outcome.get("health", ""),
+        outcome.get("drifted", False),
     )
 
 

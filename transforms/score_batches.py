@@ -14,7 +14,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
 from transforms.errors import ExitCode, RunError
-from transforms.observe import Count
+from transforms.observe import Capacity, Count
 from transforms.records import Failure, ImageBatch
 from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan
 
@@ -64,6 +64,7 @@ class _ScoreDoFn(beam.DoFn):
         self._scored = Count("scored_images")
         self._failed = Count("score_failed_images")
         self._model_ms = Count("model_ms")
+        self._capacity = Capacity("model_capacity_ms")
         self._out_of_memory = Count("score_out_of_memory_calls")
 
     def setup(self) -> None:
@@ -83,6 +84,7 @@ class _ScoreDoFn(beam.DoFn):
         # Of a bundle that failed: it comes again as a whole.
         while self._under_way:
             self._under_way.popleft().cancel()
+        self._capacity.start()
 
     def process(
         self, batch: ImageBatch
@@ -105,6 +107,7 @@ class _ScoreDoFn(beam.DoFn):
                 yield beam.pvalue.TaggedOutput(FAILURES, value)
             if scored.rows.num_rows:
                 yield WindowedValue(scored.rows, window.max_timestamp(), (window,))
+        self._capacity.stop(self._scorer.calls_in_flight)
 
     def teardown(self) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator,
 from transforms.errors import FailureCode
 
 _DEVICE = r"^(auto|cpu|gpu|gpu:[0-9]{1,3})$"
+_RUN_ID = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
+MOST_THUMBNAILS = 200
+"""Pictures of a page: each is some kilobytes of it."""
 _CODES = [code.value for code in FailureCode]
 
 Colour = Annotated[int, Field(ge=0, le=255)]
@@ -268,6 +271,48 @@ class LimitSettings(Settings):
                 way_out = f"did you mean {close[0]}? ({allowed})" if close else allowed
                 raise ValueError(f"{name} is no failure code; {way_out}")
         return allowances
+
+
+class HealthSettings(Settings):
+    """Whether tonight's answers are distributed like a baseline's, judged before a run is published."""
+
+    baseline: str | None = Field(default=None, json_schema_extra={"pattern": _RUN_ID})
+    """The run to compare with: latest, which is the one published last in the same output, or the id of one, which is
+    pinned. Left out, nothing is compared."""
+    on_drift: Literal["warn", "refuse"] = "warn"
+    """What to do when a limit is passed: warn publishes and says so, in the manifest too; refuse does not publish (exit
+    code 5)."""
+    max_class_mix_psi: float | None = Field(default=0.1, gt=0)
+    """Population stability index of the class mix, without what sampling adds to it. Over 0.25 is commonly called
+    another population. Nothing behind the colon: no limit, as for the settings below."""
+    max_class_mix_js: float | None = Field(default=None, gt=0, le=1)
+    """Jensen-Shannon divergence of the class mix, in base 2, without what sampling adds to it."""
+    max_class_ratio: float | None = Field(default=2.0, gt=1)
+    """By how many times the share of a single class may grow or shrink. One of many classes hardly moves the figures of
+    the whole mix. Classes below 0.5% in both runs are not judged."""
+    max_confidence_psi: float | None = Field(default=0.1, gt=0)
+    """Population stability index of the top-1 probabilities, in ten groups, without what sampling adds to it."""
+    max_confidence_js: float | None = Field(default=None, gt=0, le=1)
+    """Jensen-Shannon divergence of the top-1 probabilities, in base 2, without what sampling adds to it."""
+    min_images: int = Field(default=200, ge=1)
+    """Scored images that both runs need: with fewer, nothing is judged, and the manifest says so."""
+
+    @field_validator("baseline")
+    @classmethod
+    def _check_baseline(cls, baseline: str | None) -> str | None:
+        if baseline is not None and not re.fullmatch(_RUN_ID, baseline):
+            raise ValueError(f"baseline must be latest or the id of a published run, got {baseline!r}")
+        return baseline
+
+
+class ReportSettings(Settings):
+    """The report that every run leaves beside its manifest: report.html for people, report.json for programs."""
+
+    enabled: bool = True
+    """Write it when the run is over; `score-images report` makes it later."""
+    thumbnails: int = Field(default=24, ge=0, le=MOST_THUMBNAILS)
+    """How many images are shown as small pictures: the least certain ones, and a quarter as many that failed. 0 shows
+    none: a report with pictures holds parts of the images, and whoever may read it sees them."""
 
 
 class GoldenSettings(Settings):

@@ -8,7 +8,7 @@ import pyarrow as pa
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.observe import Count
+from transforms.observe import Capacity, Count
 from transforms.part_files import PartWriter
 from transforms.records import WrittenFile
 from transforms.settings import WriteSettings
@@ -51,9 +51,11 @@ class _WriteDoFn(beam.DoFn):
         self._rows = Count(f"write_{table}_rows")
         self._bytes = Count("write_bytes")
         self._ms = Count("write_ms")
+        self._capacity = Capacity(f"write_{table}_capacity_ms")
 
     def start_bundle(self) -> None:
         self._writer = PartWriter(*self._arguments)
+        self._capacity.start()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
         with self._ms.time():
@@ -69,3 +71,4 @@ class _WriteDoFn(beam.DoFn):
         window = GlobalWindow()
         for file in files:
             yield WindowedValue(file, window.max_timestamp(), (window,))
+        self._capacity.stop(1)

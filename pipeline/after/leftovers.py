@@ -25,7 +25,9 @@ from transforms.storage import FileStat
 
 _LOG = logging.getLogger(__name__)
 # As storage.write_bytes names a file until it is whole.
-_TEMPORARY = re.compile(r"(?:latest\.json|manifest\.json|refused\.json|_SUCCESS)\.[0-9a-f]{32}\.tmp")
+_TEMPORARY = re.compile(
+    r"(?:latest\.json|manifest\.json|refused\.json|(?:refused_)?report\.(?:json|html)|_SUCCESS)\.[0-9a-f]{32}\.tmp"
+)
 _PART = re.compile(r"part-[0-9]{5,}-of-[0-9]{5,}\.parquet")
 _PARTITION = "run_id="
 _AGE = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
@@ -211,7 +213,7 @@ def _of_run(layout: RunLayout) -> Leftover | None:
     if layout.success in found:
         return _beside_published(layout, here, plan, manifest)
     staged = _below(here, layout.staging)
-    loose = _loose(layout, here)
+    loose = [*_loose(layout, here), *(file for file in here if file.path in layout.reports)]
     tables = {folder: _files(folder) for folder in map(layout.published_table, TABLES) if storage.is_folder(folder)}
     parts = [file for files in tables.values() for file in files if _is_part(file)]
     folders = [layout.staging] if storage.is_folder(layout.staging) else []
@@ -271,7 +273,7 @@ def _beside_published(
         why = f"a run to replace it is ready; run again with --run-id {layout.run_id} and --overwrite to publish it"
     elif plan is not None:
         why = "it is published, and clearing up after that was interrupted"
-    elif any(file.path == layout.refused for file in loose):
+    elif any(file.path in layout.refusal for file in loose):
         why = "it is published, and an attempt to replace it was refused"
     elif folders:
         why = "it is published, and an attempt to replace it did not come to its end"
@@ -364,7 +366,7 @@ def _folders(folder: str) -> list[str]:
 def _loose(layout: RunLayout, here: Sequence[FileStat]) -> list[FileStat]:
     """Return what lies beside the staging folder and is worth nothing: refusals, and writes that broke off."""
     mine = [file for file in here if storage.parent(file.path) == layout.run_folder]
-    return [file for file in mine if file.path == layout.refused or _is_temporary(file)]
+    return [file for file in mine if file.path in layout.refusal or _is_temporary(file)]
 
 
 def _is_temporary(file: FileStat) -> bool:

@@ -140,9 +140,9 @@ def locate_run(text: str) -> RunLayout:
         InputError: There is no run, or it is not published.
     """
     try:
-        layout = _locate(text)
+        layout = locate_layout(text)
         if not is_published(layout):
-            raise InputError(_unpublished(text, layout))
+            raise InputError(why_unpublished(text, layout))
     except OSError as error:
         raise InputError(f"run {text} cannot be looked for: {error}") from error
     return layout
@@ -158,7 +158,7 @@ def read_manifest(layout: RunLayout, text: str) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read, or is of a version that this program does not know.
     """
-    manifest = _read_json(layout.manifest, text)
+    manifest = read_json(layout.manifest, text)
     if manifest.get("manifest_version") != MANIFEST_VERSION:
         raise InputError(
             f"run {text}: its manifest is of version {manifest.get('manifest_version')}, this score-images reads "
@@ -167,13 +167,19 @@ def read_manifest(layout: RunLayout, text: str) -> dict[str, Any]:
     return manifest
 
 
-def _locate(text: str) -> RunLayout:
+def locate_layout(text: str) -> RunLayout:
+    """Find the run that any of its folders means, published or not.
+
+    Raises:
+        InputError: It is none of the folders of a run.
+        OSError: The storage does not answer.
+    """
     folder = absolute_folder(text)
     above, name = storage.parent(folder), folder.rpartition("/")[2]
     kind = above.rpartition("/")[2]
     pointer = RunLayout(folder, "").latest
     if storage.stat(pointer) is not None:
-        run_id = _read_json(pointer, text).get("run_id")
+        run_id = read_json(pointer, text).get("run_id")
         if not isinstance(run_id, str) or not is_run_id(run_id):
             raise InputError(
                 f"run {text}: {pointer} names no run, its run_id is {json.dumps(run_id)[:60]}; "
@@ -189,10 +195,11 @@ def _locate(text: str) -> RunLayout:
     raise InputError(f"run {text}: there is no run at {folder}; {_FORMS}")
 
 
-def _unpublished(text: str, layout: RunLayout) -> str:
+def why_unpublished(text: str, layout: RunLayout) -> str:
+    """Say what is known of a run that is not published, and what to do."""
     if storage.stat(layout.refused) is not None:
         try:
-            reason = _read_json(layout.refused, text)["outcome"]["message"]
+            reason = read_json(layout.refused, text)["outcome"]["message"]
         except (KeyError, TypeError):
             reason = f"{layout.refused} does not say why; run again with --run-id {layout.run_id}"
         return f"run {text} was not published: {reason}"
@@ -204,7 +211,16 @@ def _unpublished(text: str, layout: RunLayout) -> str:
     return f"run {text}: there is no run {layout.run_id} in {layout.output}; {_FORMS}"
 
 
-def _read_json(path: str, text: str) -> dict[str, Any]:
+def read_json(path: str, text: str) -> dict[str, Any]:
+    """Read a JSON object of a run.
+
+    Args:
+        path: The file.
+        text: What messages call the run.
+
+    Raises:
+        InputError: It cannot be read, or is no JSON object.
+    """
     try:
         content = json.loads(storage.read_bytes(path))
     except (OSError, ValueError) as error:

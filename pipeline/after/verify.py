@@ -18,9 +18,11 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipeline.after.published import UNREADABLE, PublishedRun, describe_run, locate_run, read_manifest
+from pipeline.after.report_contradiction import report_contradiction
 from pipeline.after.verify_manifest import File, Manifest, contradictions, split_files
 from pipeline.after.verify_rows import failure_breaches, score_breaches
-from transforms import storage
+from transforms import distributions, storage
+from transforms.distributions import Distributions
 from transforms.errors import InputError
 from transforms.layout import TABLES, RunLayout
 from transforms.tables import FAILURES_SCHEMA, METADATA_PREFIX, scores_schema
@@ -33,6 +35,7 @@ PROMISES = {
     "schemas": "each table has its columns, and its files say the same of themselves",
     "ledger": "listed = unique + duplicates, unique = scored + failed + skipped, as the files hold them",
     "failures": "failures_by_code is what the failures table holds",
+    "answers": "distributions is what the scores table holds",
     "identity": "the fingerprints of the manifest are those of its files",
     "codes": "stages and codes of failures are documented ones",
     "paths": "no path is there twice, neither in a table nor in both",
@@ -47,10 +50,12 @@ PROMISES = {
     "margin": "margin is p1 - p2",
     "entropy": "entropy is that of the probabilities",
     "positive": "positive_labels are those over their threshold",
+    "report": "report.json, where there is one, tells of this run as it is published",
     "latest": "latest.json, where it points to this run, points to what is there",
 }
 """What is checked, in this order."""
 
+_BEHIND_ANSWERS = ("files", "pages", "schemas", "ledger", "finite", "range", "predicted", "margin", "entropy")
 _CHUNK_BYTES = 1 << 20
 # More paths than these are not compared letter for letter: then the run is broken enough.
 _MOST_SUSPECTS = 1_000_000
@@ -127,6 +132,7 @@ class _Checks:
         self._run: PublishedRun | None = None
         self._metadata: dict[bytes, bytes] = {}
         self._top_k: int | None = None
+        self._answers: Distributions | None = None
 
     def result(self) -> Verification:
         promises = []
@@ -161,7 +167,9 @@ class _Checks:
                 self._check_table_file(file, manifest, content)
         self._check_strays()
         self._check_counts(manifest)
+        self._check_answers(manifest)
         self._check_paths()
+        self._check_report(content)
         self._check_pointer()
 
     def _check_manifest(self, manifest: Manifest) -> None:
@@ -271,11 +279,31 @@ class _Checks:
             breaches = failure_breaches(group)
         else:
             breaches = score_breaches(group, self._run, self._entries_of_top_k(self._run, manifest, group))
+            self._count_answers(group, self._run)
         for breach in breaches:
             if breach.broken.any():
                 first = int(breach.broken.argmax())
                 example = f"{paths[first]} in {file.path}: {breach.says(first)}"
                 self._add(breach.promise, example, int(breach.broken.sum()))
+
+    def _count_answers(self, group: pa.Table, run: PublishedRun) -> None:
+        try:
+            found = distributions.count(group, run.labels, independent=run.independent)
+        except ValueError as error:
+            self._skip(["answers"], f"the rows cannot be counted: {error}")
+            return
+        self._answers = found if self._answers is None else self._answers + found
+
+    def _check_answers(self, manifest: Manifest) -> None:
+        if manifest.distributions is None:
+            self._skip(["answers"], "the manifest does not say them")
+        elif broken := next((name for name in _BEHIND_ANSWERS if name in self._broken), None):
+            self._skip(["answers"], f"{broken} is broken, and they follow from it")
+        elif self._answers is not None and "answers" not in self._skipped:
+            found = self._answers.to_json()
+            for name, value in manifest.distributions.items():
+                if value != found.get(name):
+                    self._add("answers", f"the manifest says other {name} than the files hold")
 
     def _entries_of_top_k(self, run: PublishedRun, manifest: Manifest, group: pa.Table) -> int:
         # A manifest that does not say it leaves it to the first row: all have as many.
@@ -322,6 +350,17 @@ class _Checks:
                 if paths[at] in seen:
                     self._add("paths", f"{paths[at]} is in {seen[paths[at]]} and in {name}")
                 seen.setdefault(paths[at], name)
+
+    def _check_report(self, manifest: dict[str, Any]) -> None:
+        path = self._layout.report("json", refused=False)
+        if storage.stat(path) is None:
+            return
+        try:
+            wrong = report_contradiction(json.loads(storage.read_bytes(path)), manifest)
+        except ValueError as error:
+            wrong = f"it is no JSON: {_first_line(error)}"
+        if wrong is not None:
+            self._add("report", f"{path}: {wrong}; score-images report makes it again")
 
     def _check_pointer(self) -> None:
         if storage.stat(self._layout.latest) is None:

@@ -60,6 +60,8 @@ class Manifest(BaseModel):
     """What made the scores: none only where the files say none either."""
     versions: dict[str, str] = {}
     """Of the packages that made them."""
+    distributions: dict[str, Any] | None = None
+    """How the answers are distributed; None in manifests of a time when they did not say it."""
     config: _Config = _Config()
     """Of the run."""
 

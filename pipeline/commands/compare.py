@@ -1,0 +1,59 @@
+"""Compare two published runs: two nights, or two models on the same images.
+
+How many answers differ and which, how far class mix and confidence have moved, and the images that moved furthest.
+Nothing is written but the files that are asked for.
+"""
+
+import argparse
+
+_RUN = "the --output folder of runs (its newest run), <output>/runs/<id>, or <output>/scores/run_id=<id>"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the command's arguments."""
+    parser.add_argument("first", metavar="RUN_A", help=f"the earlier night, or the model in use: {_RUN}")
+    parser.add_argument("second", metavar="RUN_B", help="the run that is compared with it, named in the same ways")
+    parser.add_argument("--html", metavar="FILE", help="write a page with charts and thumbnails; a path or URL")
+    parser.add_argument("--json", metavar="FILE", help="write all figures as JSON; a path or URL")
+    parser.add_argument(
+        "--rows", type=int, default=10, metavar="N", help="flips, classes and images to list (default: 10)"
+    )
+    parser.add_argument(
+        "--thumbnails", type=int, default=24, metavar="N", help="images in the page and in the JSON (default: 24)"
+    )
+
+
+def call(args: argparse.Namespace) -> int:
+    """Compare, write what is asked for, print."""
+    from pipeline.after.compare import compare
+    from pipeline.after.compare_text import comparison_text
+    from pipeline.after.published import find_run
+    from transforms.errors import ConfigError
+
+    for name in ("rows", "thumbnails"):
+        if getattr(args, name) < 0:
+            raise ConfigError(f"--{name} must be at least 0, got {getattr(args, name)}")
+    first, second = find_run(args.first), find_run(args.second)
+    found = compare(first, second, max(args.rows, args.thumbnails))
+    print(comparison_text(found, args.rows))
+    if args.json:
+        import json
+
+        _write(args.json, json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n")
+    if args.html:
+        from pipeline.after.compare_page import comparison_page
+
+        _write(args.html, comparison_page(found, second))
+    return 0
+
+
+def _write(file: str, text: str) -> None:
+    from transforms import storage
+    from transforms.errors import ConfigError
+
+    try:
+        storage.write_bytes(storage.absolute(file), text.encode())
+    except OSError as error:
+        raise ConfigError(
+            f"{file} cannot be written: {error}; give a path or URL that this process may write"
+        ) from error

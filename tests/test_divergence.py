@@ -1,0 +1,167 @@
+"""How far apart two samples are: by table, against slow obvious versions, and against what chance does."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import chi2
+
+from transforms.divergence import (
+    CHANCE,
+    LEAST_EXPECTED,
+    chi_square_quantile,
+    compare_classes,
+    compare_levels,
+    diverge,
+    jensen_shannon,
+    level_groups,
+    merge,
+    population_stability_index,
+    rare_groups,
+)
+
+COUNTS = st.integers(0, 10_000)
+
+
+@st.composite
+def two_samples(draw: st.DrawFn, least: int = 1) -> tuple[list[int], list[int]]:
+    """Counts of two samples over the same groups, each with rows."""
+    groups = draw(st.integers(least, 30))
+    sample = st.lists(COUNTS, min_size=groups, max_size=groups).filter(any)
+    return draw(sample), draw(sample)
+
+
+def slow_psi(a: list[int], b: list[int]) -> float:
+    """The formula group by group, with exact shares."""
+    n, m = sum(a) + Fraction(len(a), 2), sum(b) + Fraction(len(b), 2)
+    total = 0.0
+    for x, y in zip(a, b, strict=True):
+        p, q = (x + Fraction(1, 2)) / n, (y + Fraction(1, 2)) / m
+        total += float(p - q) * (math.log(p) - math.log(q))
+    return total
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "psi", "js"),
+    [
+        ([50, 50], [50, 50], 0.0, 0.0),  # the same
+        ([5, 5], [500, 500], 0.0, 0.0),  # the same shares
+        ([3], [9], 0.0, 0.0),  # nothing to tell apart
+        # half a row each: (100.5, 0.5) / 101 against (0.5, 100.5) / 101
+        ([100, 0], [0, 100], 2 * (100 / 101) * math.log(201), 1.0),
+        # a tenth tripled: 1/10 becomes 3/12; entropy(0.175) less the mean of entropy(0.1) and entropy(0.25), in bits
+        ([100_000, 900_000], [300_000, 900_000], 0.15 * math.log(2.5) + 0.15 * math.log(1.2), 0.02888),
+    ],
+)
+def test_psi_and_js_of_known_samples(a: list[int], b: list[int], psi: float, js: float) -> None:
+    """Worked out by hand."""
+    assert population_stability_index(a, b) == pytest.approx(psi, abs=2e-5)
+    assert jensen_shannon(a, b) == pytest.approx(js, abs=2e-5)
+
+
+@given(two_samples())
+def test_psi_is_the_sum_over_groups(samples: tuple[list[int], list[int]]) -> None:
+    """As the slow version says, never negative, and the same both ways."""
+    a, b = samples
+    found = population_stability_index(a, b)
+    assert found == pytest.approx(slow_psi(a, b), rel=1e-9, abs=1e-12)
+    assert found >= 0
+    assert found == pytest.approx(population_stability_index(b, a), rel=1e-12)
+
+
+@given(two_samples())
+def test_js_is_the_square_of_scipys_distance(samples: tuple[list[int], list[int]]) -> None:
+    """Base 2, in [0, 1], and the same both ways."""
+    a, b = samples
+    found = jensen_shannon(a, b)
+    # scipy returns a root, and that of a rounding error is large.
+    assert found == pytest.approx(float(np.nan_to_num(jensenshannon(a, b, base=2))) ** 2, abs=1e-12)
+    assert 0 <= found <= 1
+    assert found == pytest.approx(jensen_shannon(b, a), abs=1e-15)
+
+
+def test_samples_that_cannot_be_compared_are_refused() -> None:
+    """Other groups, no rows, negative counts."""
+    with pytest.raises(ValueError, match=r"the same groups, got \[1\] and \[2\]"):
+        population_stability_index([1], [1, 2])
+    for a in ([0, 0], [-1, 2]):
+        with pytest.raises(ValueError, match="at least 0, and not all of a sample 0"):
+            jensen_shannon(a, [1, 1])
+
+
+@pytest.mark.parametrize("degrees", [1, 2, 5, 9, 50, 999, 20_000])
+@pytest.mark.parametrize("above", [0.05, 0.01, 0.001])
+def test_the_quantile_is_that_of_chi_square(degrees: int, above: float) -> None:
+    """Within 4%, as scipy has it."""
+    assert chi_square_quantile(degrees, above) == pytest.approx(chi2.isf(above, degrees), rel=0.04)
+
+
+@pytest.mark.parametrize(("n", "m", "classes"), [(400, 400, 10), (3_000, 500, 40), (2_000, 100_000, 300)])
+def test_chance_is_what_two_samples_of_one_population_do(n: int, m: int, classes: int) -> None:
+    """Of 2,000 pairs the mean PSI is what is expected, and about one in a thousand exceeds what chance is given."""
+    rng = np.random.default_rng(7)
+    shares = rng.dirichlet(np.full(classes, 2.0))
+    found = [compare_classes(rng.multinomial(n, shares), rng.multinomial(m, shares)) for _ in range(2_000)]
+    assert np.mean([d.psi for d in found]) == pytest.approx(np.mean([d.expected_psi for d in found]), rel=0.1)
+    assert np.mean([not d.by_chance for d in found]) < 5 * CHANCE
+    # Without what sampling adds, nothing is left in the mean but what is cut off at 0; and Jensen-Shannon is alike.
+    assert np.mean([d.psi - d.corrected_psi for d in found]) > 0.7 * np.mean([d.psi for d in found])
+    assert np.mean([d.js - d.corrected_js for d in found]) > 0.7 * np.mean([d.js for d in found])
+
+
+@given(two_samples())
+def test_groups_of_classes_have_rows_enough(samples: tuple[list[int], list[int]]) -> None:
+    """All classes have a group; those alone in theirs have five rows expected in the smaller sample; no row is lost."""
+    a, b = np.array(samples)
+    groups = rare_groups(a, b)
+    expected = (a / a.sum() + b / b.sum()) / 2 * min(a.sum(), b.sum())
+    alone = np.flatnonzero(expected >= LEAST_EXPECTED)
+    assert groups[alone].tolist() == list(range(len(alone)))
+    assert set(np.delete(groups, alone)) <= {len(alone)}
+    assert merge(a, groups).sum() == a.sum()
+
+
+@given(two_samples(), st.integers(1, 12))
+def test_groups_of_bins_are_neighbours_of_about_equal_weight(
+    samples: tuple[list[int], list[int]], at_most: int
+) -> None:
+    """Ascending, no more than asked for, each heavy enough, none that could be cut in two by its first bin."""
+    a, b = np.array(samples)
+    groups = level_groups(a, b, at_most)
+    assert groups[0] == 0
+    assert set(np.diff(groups)) <= {0, 1}
+    assert groups[-1] < at_most
+    weight = (a / a.sum() + b / b.sum()) / 2
+    least = max(1 / at_most, LEAST_EXPECTED / min(a.sum(), b.sum()))
+    if groups[-1]:
+        assert all(weight[groups == group].sum() >= least - 1e-9 for group in range(groups[-1] + 1))
+
+
+def test_bins_of_equal_weight_become_ten_groups() -> None:
+    """A hundred full bins: ten each."""
+    assert level_groups([100] * 100, [7] * 100).tolist() == [i // 10 for i in range(100)]
+
+
+def test_confidence_that_crowds_at_one_end_is_still_told_apart() -> None:
+    """All within the last tenth: bins of equal width would see one group, and no drift."""
+    a, b = np.zeros(100, int), np.zeros(100, int)
+    a[90:] = [10, 10, 10, 10, 10, 10, 20, 100, 320, 500]
+    b[90:] = a[90:][::-1]
+    assert compare_levels(a, b).psi > 1
+    assert compare_levels(a, a).psi == 0
+
+
+def test_a_class_that_is_new_tonight_is_not_rare() -> None:
+    """Half of a night of 200 images, none of a baseline of a million."""
+    found = compare_classes([1_000_000, 0], [100, 100])
+    assert (found.groups, found.by_chance) == (2, False)
+
+
+def test_small_samples_far_apart_may_be_chance() -> None:
+    """The same shares: of 20 rows nothing is proven, of 2,000 it is."""
+    assert diverge([8, 12], [12, 8]).by_chance
+    assert not diverge([800, 1200], [1200, 800]).by_chance

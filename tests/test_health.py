@@ -1,0 +1,196 @@
+"""The health gate: what trips it, what does not, and what it says; figures from samples that are drawn."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from transforms.distributions import COLUMNS, Distributions, count
+from transforms.health import Baseline, Health, HealthPlan, judge
+from transforms.probabilities import softmax, summarise
+from transforms.settings import HealthSettings
+
+CLASSES = 10
+LABELS = tuple(f"class {number}" for number in range(CLASSES))
+
+
+def answers(
+    mix: Sequence[float], images: int, seed: int, *, sure: float = 4.0, labels: Sequence[str] = LABELS
+) -> Distributions:
+    """Answers of a model that is the surer the larger `sure` is, to images of these classes."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(len(mix), images, p=np.asarray(mix) / sum(mix))
+    logits = rng.normal(0, 1, (images, len(mix)))
+    logits[np.arange(images), truth] += sure
+    summary = summarise(softmax(logits), 1)
+    columns = (summary.top_k.index[:, 0], summary.top_k.probability[:, 0], summary.margin, summary.entropy)
+    batch = pa.record_batch([pa.array(column) for column in columns], names=list(COLUMNS))
+    return count(batch, labels, independent=False)
+
+
+def plan(baseline: Distributions | None, /, fingerprints: dict[str, str] | None = None, **settings: Any) -> HealthPlan:
+    """A gate that compares with a run `last`, of the same model unless said."""
+    return HealthPlan(
+        settings=HealthSettings(baseline="latest", **settings),
+        labels=LABELS,
+        independent=False,
+        model_id="toy@1",
+        fingerprints=fingerprints or {},
+        baseline=baseline and Baseline("last", "toy@1", {}, baseline),
+        without="no run is published yet",
+    )
+
+
+def tripled(number: int) -> list[float]:
+    """The mix of equal shares in which one class has thrice its images."""
+    mix = [1.0] * CLASSES
+    mix[number] = 3.0
+    return mix
+
+
+EVEN = [1.0] * CLASSES
+
+
+def passed(health: Health) -> set[str]:
+    """The limits that were passed."""
+    return {breach.setting for breach in health.breaches}
+
+
+@pytest.mark.parametrize("images", [200, 1_000, 20_000])
+def test_two_samples_of_one_population_pass(images: int) -> None:
+    """In 200 pairs of nights of each size, small ones too, at most one is called drifted."""
+    found = [
+        judge(answers(EVEN, images, 2 * seed), plan(answers(EVEN, images, 2 * seed + 1)))
+        for seed in range(200 if images < 20_000 else 20)
+    ]
+    assert all(health.judged for health in found)
+    assert sum(bool(health.breaches) for health in found) <= 1
+
+
+def test_one_class_tripled_is_drift() -> None:
+    """Of ten classes: the mix moves over the limit, and the class is named with its shares."""
+    health = judge(answers(tripled(3), 2_000, 1), plan(answers(EVEN, 2_000, 2)))
+    assert passed(health) == {"max_class_mix_psi", "max_class_ratio"}
+    assert health.moved[0].label == "class 3"
+    assert (health.moved[0].share_before, health.moved[0].share_now) == (0.084, 0.252)
+    assert str(health) == (
+        'drifted from run last: class mix PSI 0.217, health.max_class_mix_psi allows 0.1; class "class 3" 8.40% to '
+        '25.20%, 3.0 times more, health.max_class_ratio allows 2; moved most: "class 3" 8.40% to 25.20%, "class 1" '
+        '12.00% to 8.45%, "class 6" 10.75% to 7.55%, "class 8" 9.35% to 7.45%, "class 2" 10.25% to 8.35%'
+    )
+
+
+def test_one_class_of_many_tripled_is_drift_though_the_mix_hardly_moves() -> None:
+    """Of 100 classes: PSI stays below 0.1, the share of the class says it."""
+    labels = [str(number) for number in range(100)]
+    mix = np.ones(100)
+    before = answers(mix, 20_000, 1, sure=9, labels=labels)
+    mix[7] = 3
+    health = judge(answers(mix, 20_000, 2, sure=9, labels=labels), plan(before))
+    assert passed(health) == {"max_class_ratio"}
+    assert [breach.text.split()[:2] for breach in health.breaches] == [["class", '"7"']]
+
+
+def test_a_class_that_is_gone_is_drift() -> None:
+    """A feed has lost one class: no ratio can be computed of nothing, and it is told nevertheless."""
+    health = judge(answers([0, *EVEN[1:]], 3_000, 1, sure=9), plan(answers(EVEN, 3_000, 2, sure=9)))
+    assert 'class "class 0" ' in health.breaches[-1].text
+    assert "times less, health.max_class_ratio allows 2" in health.breaches[-1].text
+
+
+def test_less_confidence_is_drift() -> None:
+    """The same images out of focus: the classes are as before, the model is less sure."""
+    health = judge(answers(EVEN, 1_000, 1, sure=3.0), plan(answers(EVEN, 1_000, 2, sure=4.0)))
+    assert passed(health) == {"max_confidence_psi"}
+    assert health.breaches[0].value == pytest.approx(0.76, abs=0.01)
+
+
+def test_small_nights_are_not_judged() -> None:
+    """Whatever is in them; whose fault it is, is said."""
+    small, large = answers([1.0] + [0.0] * 9, 150, 1), answers(EVEN, 1_000, 2)
+    for tonight, before, note in (
+        (small, large, "tonight has 150 scored images, health.min_images asks for 200"),
+        (large, small, "run last has 150 scored images, health.min_images asks for 200"),
+    ):
+        health = judge(tonight, plan(before))
+        assert (health.judged, health.breaches, health.note) == (False, (), note)
+        assert str(health) == f"not judged: {note}"
+
+
+def test_a_first_run_is_not_judged() -> None:
+    """There is nothing to compare with."""
+    health = judge(answers(EVEN, 300, 1), plan(None))
+    assert (str(health), health.images) == ("not judged: no run is published yet", 300)
+
+
+def test_limits_that_are_left_out_do_not_judge() -> None:
+    """Figures are told all the same."""
+    none = dict.fromkeys(("max_class_mix_psi", "max_class_ratio", "max_confidence_psi"))
+    health = judge(answers(tripled(3), 2_000, 1, sure=3), plan(answers(EVEN, 2_000, 2), **none))
+    assert (health.judged, health.breaches) == (True, ())
+    assert str(health).startswith("like run last: class mix PSI 0.1")
+
+
+def test_jensen_shannon_has_limits_of_its_own() -> None:
+    """Both figures that are left out by default."""
+    limits = {"max_class_mix_js": 0.01, "max_confidence_js": 0.01, "max_class_ratio": None}
+    health = judge(answers(tripled(3), 2_000, 1, sure=3), plan(answers(EVEN, 2_000, 2), **limits))
+    assert passed(health) == {"max_class_mix_psi", "max_class_mix_js", "max_confidence_psi", "max_confidence_js"}
+
+
+@pytest.mark.parametrize("changed", ["model", "scoring"])
+def test_confidence_of_another_model_is_not_judged(changed: str) -> None:
+    """It is as sure as it is; the mix of the same labels is judged as ever."""
+    health = judge(answers(tripled(3), 2_000, 1, sure=3), plan(answers(EVEN, 2_000, 2), fingerprints={changed: "new"}))
+    assert health.confidence is None
+    assert passed(health) == {"max_class_mix_psi", "max_class_ratio"}
+    assert str(health).startswith("drifted from run last (it has another scoring, and confidence is not judged): class")
+
+
+def test_confidence_after_other_preprocessing_is_judged() -> None:
+    """The wrong value range is what a gate is there to see."""
+    health = judge(answers(EVEN, 1_000, 1, sure=3), plan(answers(EVEN, 1_000, 2), fingerprints={"preprocessing": "x"}))
+    assert passed(health) == {"max_confidence_psi"}
+
+
+def test_other_labels_are_compared_by_name() -> None:
+    """In another order, one less and one more: the shares of a label are compared, and the difference is told."""
+    labels = [*LABELS[1:], "new"]
+    health = judge(answers([*EVEN[1:], 0], 2_000, 1, labels=labels), plan(answers([0, *EVEN[1:]], 2_000, 2)))
+    assert health.note == (
+        "1 of its labels are none of tonight's, class 0 for example; 1 of tonight's labels are none of its, new for "
+        "example"
+    )
+    assert health.breaches == ()
+
+
+def test_labels_that_have_nothing_in_common_are_not_judged() -> None:
+    """It is told, and no drift."""
+    health = judge(answers(EVEN, 300, 1, labels=[f"other {i}" for i in range(10)]), plan(answers(EVEN, 300, 2)))
+    assert str(health) == "not judged: run last has no label in common with tonight's"
+
+
+def test_many_classes_that_have_moved_are_told_in_one_line() -> None:
+    """The five that have moved most by their ratio, and how many more."""
+    mix = [1.0, *[0.0] * 9]
+    (ratio,) = (
+        b for b in judge(answers(mix, 3_000, 1, sure=9), plan(answers(EVEN, 3_000, 2))).breaches if "ratio" in b[0]
+    )
+    assert ratio.text.startswith("10 classes: ")
+    assert "; 5 more, health.max_class_ratio allows 2" in ratio.text
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3_000), st.integers(1, 3_000))
+def test_what_is_told_can_be_kept(seed: int, now: int, before: int) -> None:
+    """Of any two samples: JSON without NaN, and drift only where a limit is passed."""
+    rng = np.random.default_rng(seed)
+    tonight, last = (answers(rng.dirichlet(np.ones(CLASSES)), images, seed) for images in (now, before))
+    health = judge(tonight, plan(last, min_images=1))
+    told = json.loads(json.dumps(health.to_json(), allow_nan=False))
+    assert told["message"] == str(health)
+    assert [breach["value"] > breach["limit"] for breach in told["breaches"]] == [True] * len(health.breaches)
