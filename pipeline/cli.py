@@ -24,7 +24,8 @@ _BEAM_TRACEBACKS = (
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
 _COMMANDS = (
-    "run", "demo", "config", "verify", "clean", "export", "evaluate", "calibrate", "golden", "inspect", "report", "compare",
+    "run", "demo", "config", "verify", "clean", "export", "evaluate", "calibrate", "golden", "inspect", "report",
+    "compare", "preflight",
 )  # fmt: skip
 _OURS = ("pipeline", "transforms")
 
