@@ -16,7 +16,10 @@ from transforms.errors import ConfigError, FailureCode
 
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
-SECTIONS = "model, labels, preprocess, calibration, results, limits, health, golden, report, input, decode, load, batch, write"
+SECTIONS = (
+    "model, labels, preprocess, calibration, results, limits, health, golden, report, prices, input, decode, load, "
+    "batch, write"
+)
 CODES = ", ".join(FailureCode)
 
 

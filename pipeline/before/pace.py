@@ -17,13 +17,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-import pyarrow as pa
-
-from pipeline.before.prediction import TableSizes
 from transforms.loading import BatchLoader, LoadPlan, load_one, thread_count
-from transforms.part_files import PartWriter, write_empty_file
+from transforms.part_files import PartWriter
 from transforms.quarantine import Quarantine
-from transforms.records import Failure, ImageRef, WrittenFile
+from transforms.records import Failure, ImageRef
 from transforms.scoring import PredictedBatch, Scorer
 from transforms.settings import WriteSettings
 from transforms.storage import is_remote
@@ -31,6 +28,8 @@ from transforms.threads import LoadThreads
 
 SECONDS = 10.0
 """For how long the pace is measured, if nothing else is asked for."""
+_FILLING = 2
+"""Batches until loading is as far ahead of the model as it gets."""
 _FEWEST_BATCHES = 4
 _PATIENCE = 6.0
 
@@ -61,6 +60,7 @@ def measure_pace(
     plan: LoadPlan,
     scorer: Scorer,
     write: WriteSettings,
+    guess: float,
     seconds: float = SECONDS,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Pace:
@@ -68,17 +68,20 @@ def measure_pace(
 
     Args:
         refs: At least one.
-        plan: As of a run. Batches are as large as a call of the model: more of them are finished in a short time.
+        plan: As of a run. Where a batch of it takes long, smaller ones are loaded together, so that enough of them are
+            finished in time; the model's calls stay as large as they are.
         scorer: Loaded, and its batch size measured.
         write: As of a run; the files are temporary ones.
-        seconds: For how long, from the first finished batch; up to six times as long where batches take longer.
+        guess: Seconds an image, roughly.
+        seconds: For how long, once loading is ahead of the model; up to six times as long where batches take longer.
         clock: In seconds, always forward.
 
     Raises:
         RunError: What the model returns contradicts what it is declared to return.
         OSError: There is no room for temporary files.
     """
-    plan = replace(plan, batch_size=min(plan.batch_size, scorer.batch_choice.size))
+    in_time = int(seconds / _FEWEST_BATCHES / max(guess, 1e-6))
+    plan = replace(plan, batch_size=min(plan.batch_size, max(scorer.batch_choice.size, in_time)))
     marks: list[tuple[float, int]] = []
     spent: list[float] = []
     failed, model_ms, scored = 0, 0.0, 0
@@ -104,6 +107,7 @@ def measure_pace(
                     spent.append(time.process_time())
             if _is_enough(marks, started, seconds, clock()):
                 break
+        marks, spent = marks[_FILLING:], spent[_FILLING:]
         if not scored:
             marks, spent = [(started, 0), (clock(), failed)], [spent_before, time.process_time()]
         tally = loader.take_tally()
@@ -129,9 +133,11 @@ def measure_pace(
 def _is_enough(marks: Sequence[tuple[float, int]], started: float, seconds: float, now: float) -> bool:
     if not marks:
         return now - started > _PATIENCE * seconds  # every image has failed so far
-    steady = marks[-1][0] - marks[0][0]
-    patient = now - marks[0][0] > _PATIENCE * seconds
-    return len(marks) >= 2 and (patient or (steady >= seconds and len(marks) > _FEWEST_BATCHES))
+    marks = marks[_FILLING:]
+    if len(marks) < 2:
+        return False
+    is_late = now - started > _PATIENCE * seconds
+    return is_late or (marks[-1][0] - marks[0][0] >= seconds and len(marks) > _FEWEST_BATCHES)
 
 
 def _error(marks: Sequence[tuple[float, int]]) -> float:
@@ -161,41 +167,3 @@ def open_loader(refs: Sequence[ImageRef], plan: LoadPlan) -> Iterator[BatchLoade
         quarantine = closing.enter_context(Quarantine(plan)) if plan.decode.quarantine else None
         load = functools.partial(load_one, prepare_with=quarantine.prepare if quarantine else None)
         yield BatchLoader(plan, pool, threads, load, abandon=quarantine.abandon if quarantine else None)
-
-
-def measure_table(
-    table: str, rows: pa.Table, schema: pa.Schema, metadata: dict[str, str], settings: WriteSettings
-) -> TableSizes:
-    """Write the rows of a sample to temporary files, as a run does, and return how large they are.
-
-    Args:
-        table: scores or failures.
-        rows: Of the sample; possibly none.
-        schema: Of the table.
-        metadata: Of its files.
-        settings: Of its files; each of these is one row group.
-    """
-    settings = settings.model_copy(
-        update={"rows_per_file": len(rows) + 1, "row_group_bytes": max(settings.row_group_bytes, 2 * rows.nbytes)}
-    )
-    few = len(rows) // 2
-    with tempfile.TemporaryDirectory(prefix="score-images-") as folder:
-        empty = write_empty_file(folder, table, schema, metadata, settings)
-
-        def size(part: pa.Table) -> int:
-            writer = PartWriter(folder, table, schema, metadata, settings)
-            files: list[WrittenFile] = []
-            for batch in part.combine_chunks().to_batches():
-                files += writer.write(batch)
-            return sum(file.size_bytes for file in [*files, *writer.close()]) if len(part) else empty.size_bytes
-
-        sizes = size(rows[:few]), size(rows)
-    raw = sum(_raw_bytes(column) for column in rows.combine_chunks().columns) / max(1, len(rows))
-    return TableSizes(empty.size_bytes, sizes[0], few, sizes[1], len(rows), raw)
-
-
-def _raw_bytes(column: pa.ChunkedArray) -> int:
-    # As the writer counts: without dictionaries.
-    if pa.types.is_dictionary(column.type):
-        return sum(chunk.indices.nbytes for chunk in column.chunks)
-    return int(column.nbytes)

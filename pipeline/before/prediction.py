@@ -101,32 +101,16 @@ def _over(codes: Mapping[str, int], sampled: int, images: int, limits: LimitSett
 
 
 class TableSizes(NamedTuple):
-    """What the rows of a sample take in Parquet files, of which a night's are made."""
+    """What the rows of a table take in its files."""
 
-    empty: int
+    empty: float
     """Bytes of a file without rows: the schema and what the file says of itself."""
-    few: int
-    """Bytes of a file of `few_rows` rows."""
-    few_rows: int
-    """About half of the sample's."""
-    all: int
-    """Bytes of a file of `all_rows` rows."""
-    all_rows: int
-    """Those of the sample."""
+    row_group: float
+    """Bytes that a row group takes besides its rows: its part of the footer, and its dictionaries."""
+    row: float
+    """Bytes that one more row adds."""
     raw_row: float
     """Bytes a row before it is encoded, by which row groups are cut."""
-
-    @property
-    def row(self) -> float:
-        """Bytes that one more row adds."""
-        if self.all_rows == self.few_rows:
-            return self.all / max(1, self.all_rows)
-        return max(0.0, (self.all - self.few) / (self.all_rows - self.few_rows))
-
-    @property
-    def row_group(self) -> float:
-        """Bytes that a row group takes besides its rows: its part of the footer, and its dictionaries."""
-        return max(0.0, self.all - self.empty - self.row * self.all_rows)
 
 
 def table_bytes(sizes: TableSizes, rows: int, seconds: float, settings: WriteSettings) -> float:

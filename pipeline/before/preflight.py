@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 import pyarrow as pa
 
 from pipeline.before.golden import check_golden
-from pipeline.before.pace import SECONDS, Pace, measure_pace, measure_table
+from pipeline.before.pace import SECONDS, Pace, measure_pace
 from pipeline.before.places import describe_run_id, free_bytes, try_output
 from pipeline.before.prediction import (
     Duration,
@@ -25,6 +25,7 @@ from pipeline.before.prediction import (
     wilson,
 )
 from pipeline.before.sampling import Listing, list_and_sample
+from pipeline.before.table_sizes import measure_table
 from pipeline.before.trial import Trial, try_sample
 from pipeline.config import RunConfig
 from transforms import storage
@@ -36,7 +37,6 @@ from transforms.loading import LoadPlan, thread_count
 from transforms.records import ImageRef
 from transforms.scoring import Scorer
 from transforms.settings import InputSettings
-from transforms.tables import FAILURES_SCHEMA
 
 T = TypeVar("T")
 State = Literal["ok", "note", "bad"]
@@ -292,7 +292,9 @@ class _Preflight:
         scored = [ref.path for ref in refs if ref.path not in failed]
         if not scored:
             return
-        pace = found.pace = measure_pace(refs, plan, scorer, config.write, request.seconds)
+        pace = found.pace = measure_pace(
+            refs, plan, scorer, config.write, trial.seconds / trial.images, request.seconds
+        )
         fixed = self._rehearse(config, scorer, scored, pace)
         found.prediction = _predict(listing, trial, pace, plan, scorer, config, start_seconds, fixed)
         if layout is not None:
@@ -347,9 +349,10 @@ def _predict(
     loading = (trial.read_ms + pace.decode_ms) / 1e3 / thread_count(plan.load, any(remote))
     duration = Duration(start_seconds, fixed_seconds, listing.seconds, listing.images * max(pace.seconds, loading))
     failed = round(listing.images * len(trial.failures) / trial.images)
-    sizes = measure_table("scores", trial.scores, scorer.schema, scorer.file_metadata(), config.write)
-    failures = measure_table("failures", trial.failures_table(), FAILURES_SCHEMA, {}, config.write)
-    scores_bytes = table_bytes(sizes, listing.images - failed, duration.images, config.write)
+    scored = listing.images - failed
+    sizes = measure_table("scores", trial.scores, scored, scorer.file_metadata(), config.write)
+    failures = measure_table("failures", trial.failures_table(), failed, {}, config.write)
+    scores_bytes = table_bytes(sizes, scored, duration.images, config.write)
     failures_bytes = table_bytes(failures, failed, 0.0, config.write)
     read_bytes = listing.images * trial.read_bytes
     share = sum(remote) / len(remote)

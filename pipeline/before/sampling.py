@@ -225,7 +225,7 @@ def _look_into_parquet(source: InputSource, samples: int, chance: random.Random)
         rows = sum(parquet.metadata.row_group(group).num_rows for group in chosen)
         for group in chosen:
             column = parquet.read_row_group(group, columns=[source.path_column]).column(0).cast(pa.string())
-            wanted = min(len(column), max(1, round(samples * len(column) / rows)))
+            wanted = min(len(column), -(-samples * len(column) // rows))
             names = column.take(sorted(chance.sample(range(len(column)), wanted))).to_pylist()
             sample += [resolve(text, folder) for text in names if text]
     return total, f"was counted by its footer; the sample is of {len(chosen)} of its {groups} row groups", sample

@@ -1,5 +1,6 @@
 """Score a sample once, as a run would: what its images are, which fail, and what the model really sees of them."""
 
+import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -53,6 +54,8 @@ class Trial(NamedTuple):
     """Mean thread time of reading an image for the first time, in milliseconds."""
     read_bytes: float
     """Mean size of an image that could be read, in bytes."""
+    seconds: float
+    """That all of it took."""
 
     @property
     def images(self) -> int:
@@ -81,6 +84,7 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
     Raises:
         RunError: What the model returns contradicts what it is declared to return.
     """
+    started = time.perf_counter()
     failures = [entry.failure() for entry in sample if isinstance(entry, BadName)]
     refs = [entry for entry in sample if isinstance(entry, ImageRef)]
     rows: list[pa.RecordBatch] = []
@@ -120,4 +124,5 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
         seen=tuple(sorted(seen.values(), key=lambda one: places[one.path])),
         read_ms=read_ms,
         read_bytes=read_bytes,
+        seconds=time.perf_counter() - started,
     )
