@@ -8,7 +8,7 @@ import numpy.typing as npt
 from markupsafe import Markup
 
 from pipeline.before.preflight import Preflight
-from pipeline.before.preflight_text import costs_text, headline, outlook, rate_text
+from pipeline.before.preflight_text import costs_text, headline, money_text, outlook, rate_text
 from pipeline.before.trial import Seen
 from pipeline.config import RunConfig
 from pipeline.pages.charts import Bar, bars, histogram
@@ -59,16 +59,17 @@ def _cards(found: Preflight) -> list[tuple[str, str, str]]:
         note = "counted" if listing.exact else "not all counted"
         cards.append(("images", count_text(listing.images), f"{note}; {len(listing.sample)} tried"))
     if rate is not None:
-        cards.append(
-            ("will fail", percent_text(rate.share), f"between {percent_text(rate.low)} and {percent_text(rate.high)}")
-        )
+        bounds = f"between {percent_text(rate.low)} and {percent_text(rate.high)}"
+        cards.append(("will fail", percent_text(rate.share), "all were tried" if rate.low == rate.high else bounds))
     if predicted is not None:
         error = duration_text(predicted.duration_error)
         cards.append(("duration", duration_text(predicted.duration.total), f"give or take {error}"))
         cards.append(("output", size_text(predicted.output_bytes), "Parquet"))
         if predicted.costs:
             total = sum(predicted.costs.values())
-            cards.append(("costs", f"{total:,.2f} {predicted.currency}", costs_text(found).partition(" (")[2][:-1]))
+            cards.append(
+                ("costs", f"{money_text(total)} {predicted.currency}", costs_text(found).partition(" (")[2][:-1])
+            )
     return cards
 
 
@@ -96,19 +97,22 @@ def _charts(found: Preflight) -> list[tuple[str, Markup, str]]:
     of = f"of {scores.num_rows} that can be scored"
     formats = Counter(scores["image_format"].to_pylist()).most_common()
     rows = [Bar(name, count, f"{percent_text(count / scores.num_rows)}") for name, count in formats]
-    sizes = scores["image_bytes"].to_numpy() / 1e6
-    pixels = scores["image_width"].to_numpy().astype(float) * scores["image_height"].to_numpy() / 1e6
+    sizes = scores["image_bytes"].to_numpy().astype(float)
+    pixels = scores["image_width"].to_numpy().astype(float) * scores["image_height"].to_numpy()
+    mean = f"mean {pixels.mean() / 1e6:.3g} megapixels"
     return [
         ("Formats", bars("Formats", rows), of),
-        ("Size of the files", _histogram("Size of the files", sizes, "MB"), f"mean {size_text(sizes.mean() * 1e6)}"),
-        ("Size of the images", _histogram("Size of the images", pixels, "megapixels"), f"mean {pixels.mean():.3g}"),
+        ("Size of the files", _histogram("Size of the files", sizes, ("KB", "MB")), f"mean {size_text(sizes.mean())}"),
+        ("Size of the images", _histogram("Size of the images", pixels, ("thousand pixels", "megapixels")), mean),
     ]
 
 
-def _histogram(title: str, values: npt.NDArray[np.float64], unit: str) -> Markup:
-    top = float(values.max()) or 1.0
-    counts, edges = np.histogram(values, bins=_BINS, range=(0.0, top))
-    return histogram(title, edges.tolist(), counts.tolist(), unit)
+def _histogram(title: str, values: npt.NDArray[np.float64], units: tuple[str, str]) -> Markup:
+    """Draw values in thousands or in millions, whichever suits the largest."""
+    large = values.max() >= 1e6
+    values = values / (1e6 if large else 1e3)
+    counts, edges = np.histogram(values, bins=_BINS, range=(0.0, float(values.max()) or 1.0))
+    return histogram(title, edges.tolist(), counts.tolist(), units[large])
 
 
 def _codes(found: Preflight) -> list[list[str]]:

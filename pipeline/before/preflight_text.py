@@ -103,5 +103,14 @@ def costs_text(found: Preflight) -> str:
     predicted = found.prediction
     if predicted is None:
         return "not known"
-    parts = ", ".join(f"{name} {amount:,.2f}" for name, amount in predicted.costs.items())
-    return f"{sum(predicted.costs.values()):,.2f} {predicted.currency} ({parts})"
+    parts = ", ".join(f"{name} {money_text(amount)}" for name, amount in predicted.costs.items())
+    return f"{money_text(sum(predicted.costs.values()))} {predicted.currency} ({parts})"
+
+
+def money_text(amount: float) -> str:
+    """Write an amount: with two decimals, or with as many as it needs.
+
+    >>> money_text(12.5), money_text(0.00123)
+    ('12.50', '0.00123')
+    """
+    return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.3g}"

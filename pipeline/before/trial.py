@@ -49,7 +49,7 @@ class Trial(NamedTuple):
     failures: tuple[Failure, ...]
     """Images without a row."""
     seen: tuple[Seen, ...]
-    """The first images that have one, in the order of the sample."""
+    """Some that have one, spread over the sample and in its order."""
     read_ms: float
     """Mean thread time of reading an image for the first time, in milliseconds."""
     read_bytes: float
@@ -90,6 +90,7 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
     rows: list[pa.RecordBatch] = []
     # Threads finish in any order: which images are shown must not depend on it.
     places = {ref.path: place for place, ref in enumerate(refs)}
+    ranks = {refs[place].path: rank for rank, place in enumerate(_spread(len(refs), pictures))}
     seen: dict[str, Seen] = {}
     read_ms, read_bytes = 0.0, 0
 
@@ -103,7 +104,7 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
                 kept = None if plan.encoded else pixels.copy()
                 top = tuple(Answer(entry["label"], entry["probability"]) for entry in answers[ref.path][:TOP])
                 seen[ref.path] = Seen(ref.path, kept, top)
-        for path in sorted(seen, key=lambda path: places[path])[pictures:]:
+        for path in sorted(seen, key=ranks.__getitem__)[pictures:]:
             del seen[path]
 
     if refs:
@@ -126,3 +127,13 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
         read_bytes=read_bytes,
         seconds=time.perf_counter() - started,
     )
+
+
+def _spread(count: int, wanted: int) -> list[int]:
+    """Return 0 to count - 1, first so many as are wanted that lie as far apart as they can.
+
+    >>> _spread(7, 3)
+    [0, 3, 6, 1, 2, 4, 5]
+    """
+    first = [round(place) for place in np.linspace(0, count - 1, min(wanted, count))]
+    return [*first, *sorted(set(range(count)) - set(first))]
