@@ -35,6 +35,7 @@ from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty,
 from transforms.layout import RunLayout, absolute_folder, check_run_id
 from transforms.loading import LoadPlan, thread_count
 from transforms.records import ImageRef
+from transforms.redaction import redact
 from transforms.scoring import Scorer
 from transforms.settings import InputSettings
 
@@ -191,7 +192,8 @@ class _Preflight:
         return found
 
     def _say(self, name: str, state: State, text: str) -> None:
-        self._found.checks.append(Check(name, state, text))
+        # An error of a storage may quote a signed URL, and the JSON is as public as the page.
+        self._found.checks.append(Check(name, state, redact(text)))
 
     def _attempt(self, name: str, action: Callable[[], T]) -> T | None:
         try:
