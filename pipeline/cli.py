@@ -24,8 +24,9 @@ _BEAM_TRACEBACKS = (
 # Imported by name when the parser is built; each imports its heavy parts only when it is called, so that --help
 # and config --check answer at once.
 _COMMANDS = (
-    "run", "demo", "config", "verify", "clean", "export", "evaluate", "calibrate", "golden", "inspect", "report",
-    "compare", "preflight",
+    "run", "launch", "profiles", "demo", "config", "report", "compare", "verify", "clean", "export", "evaluate",
+    "calibrate", "golden",
+    "inspect", "preflight",
 )  # fmt: skip
 _OURS = ("pipeline", "transforms")
 

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, ValidationError
 
 from pipeline.config_errors import explain
 from pipeline.yaml_text import parse_yaml
+from transforms import storage
 from transforms.errors import ConfigError
 from transforms.loading import LoadPlan, load_rows
 from transforms.redaction import redact_value, says_secret
@@ -32,7 +33,6 @@ from transforms.settings import (
     Settings,
     WriteSettings,
 )
-from transforms.storage import absolute
 
 _PATH_KEYS = (
     ("model", "path"),
@@ -120,23 +120,23 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     the working directory. An empty section is as if left out.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, on a disk or in a bucket (gs://, s3://).
         overrides: `key.sub=value`, the value in YAML: `limits.max_failure_rate=0.01`.
 
     Raises:
         ConfigError: The file cannot be read, or says something that is not allowed; every problem is named.
     """
-    file, source = Path(path), f"config {path}"
+    source = f"config {path}"
     try:
-        text = file.read_text(encoding="utf-8")
+        text, folder = _read(path)
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        reason = error.strerror or str(error) if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigError(f"{source} cannot be read: {reason}") from error
     written = parse_yaml(text, source)
     if not isinstance(written, dict):
         raise ConfigError(f"{source} must be a mapping with model: and preprocess:, got {written!r:.60}")
     values = _expand(written, source)
-    _resolve_paths(values, written, file.resolve().parent)
+    _resolve_paths(values, written, folder)
     for override in overrides:
         _override(values, override)
     try:
@@ -146,6 +146,15 @@ def load_config(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise ConfigError(explain(error, str(path), RunConfig)) from error
     config._secrets = tuple(secret for given in (written, *map(_nested, overrides)) for secret in _secrets_of(given))
     return config
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return a file's text and its folder, which relative paths in it start from."""
+    name = os.fspath(path)
+    if storage.is_remote(name):
+        return storage.read_bytes(name).decode(), storage.parent(name)
+    file = Path(name)
+    return file.read_text(encoding="utf-8"), str(file.resolve().parent)
 
 
 def _nested(override: str) -> dict[str, Any]:
@@ -182,20 +191,26 @@ def _expand(value: Any, source: str) -> Any:
     return _VARIABLE.sub(replace, value)
 
 
-def _resolve_paths(values: dict[str, Any], written: dict[str, Any], folder: Path) -> None:
+def _resolve_paths(values: dict[str, Any], written: dict[str, Any], folder: str) -> None:
     for section, key in _PATH_KEYS:
         parent = values.get(section)
         if isinstance(parent, dict) and isinstance(text := parent.get(key), str):
-            # What begins with a variable is the operator's path, not the file's.
-            parent[key] = _resolved(text, Path.cwd() if _VARIABLE.match(written[section][key]) else folder)
+            # What begins with a variable is the operator's path, not the file's; and a cache is on a disk.
+            here = _VARIABLE.match(written[section][key]) or (key == "hub_cache" and storage.is_remote(folder))
+            parent[key] = _resolved(text, os.getcwd() if here else folder)
 
 
-def _resolved(text: str, folder: Path) -> str:
+def _resolved(text: str, folder: str) -> str:
     if text.startswith("file://"):
-        return absolute(text)
+        return storage.absolute(text)
     if "://" in text or not text:
         return text
-    return os.path.normpath(folder / Path(text).expanduser())
+    expanded = os.path.expanduser(text)
+    return (
+        storage.absolute(expanded, folder)
+        if storage.is_remote(folder)
+        else os.path.normpath(os.path.join(folder, expanded))
+    )
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -206,7 +221,7 @@ def _override(values: dict[str, Any], override: str) -> None:
         raise ConfigError(f"{source}: write key.sub=value, limits.max_failure_rate=0.01 for example")
     value = _expand(parse_yaml(text, source), source)
     if tuple(names) in _PATH_KEYS and isinstance(value, str):
-        value = _resolved(value, Path.cwd())
+        value = _resolved(value, os.getcwd())
     for name in names[:-1]:
         inner = values.get(name)
         if inner is None:

@@ -4,7 +4,8 @@ inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables
              |                            |              |               |
              +---------- failures --------+--------------+---------------+
 
-In a delta, StatImages stands beside the way from SkipScored to LoadBatches.
+In a delta, StatImages stands beside the way from SkipScored to LoadBatches. Where the runner has workers of its own,
+ListImages takes the inputs apart, and GroupUnits stands before LoadBatches and before the writing of failures.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from apache_beam.utils.shared import Shared
 
 from pipeline.config import RunConfig
 from transforms.earlier_runs import EarlierFile
+from transforms.group_units import GroupUnits
 from transforms.inputs import BadName, InputSource, resolve
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
@@ -28,6 +30,8 @@ from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
 from transforms.stat_images import StatImages
 from transforms.tables import failures_batch
+from transforms.units import FAILURE_BYTES, plan_units, score_row_bytes
+from transforms.versions import read_versions
 from transforms.write_tables import WriteTables
 
 
@@ -91,6 +95,10 @@ class ScoreImages(beam.PTransform):
     """Parquet files whose images are not scored again."""
     earlier_files: Sequence[EarlierFile] = ()
     """Scores of earlier runs, whose images are scored again only where they have changed."""
+    slots: int | None = None
+    """How many bundles a runner with workers of its own works on at a time, or about how many: images are shuffled into
+    work units, so that what is written is cut by bytes. None leaves bundles as they come: of a runner in this process,
+    they are as large as can be."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -98,7 +106,8 @@ class ScoreImages(beam.PTransform):
 
     def __getstate__(self) -> dict[str, Any]:
         # A loaded model cannot be pickled; it is loaded again where this is unpickled.
-        return {"config": self.config, "done_files": self.done_files, "earlier_files": self.earlier_files}
+        names = ("config", "done_files", "earlier_files", "slots")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -115,10 +124,18 @@ class ScoreImages(beam.PTransform):
             skipped = (skipped, asked.skipped) | "AllSkipped" >> beam.Flatten()
         refs = todo | "OnlyRefs" >> beam.Filter(_is_ref).with_output_types(ImageRef)
         list_failures = todo | "OnlyFailures" >> beam.Filter(_is_failure).with_output_types(Failure)
+        if self.slots is not None:
+            row_bytes = score_row_bytes(
+                self._model.scorer.meaning.num_classes, self.config.results.top_k, logits=self.config.results.logits
+            )
+            units = plan_units(self.config.write, row_bytes, self.slots)
+            refs = refs | "GroupImages" >> GroupUnits(units, _path_of_ref)
         classifier = self._model.scorer.classifier
         plan = self.config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
         loaded = refs | LoadBatches(plan)
-        scored = loaded.batches | ScoreBatches(self.config.scorer_plan(), classifier.fingerprint, self._model.shared)
+        scored = loaded.batches | ScoreBatches(
+            self.config.scorer_plan(), classifier.fingerprint, self._model.shared, read_versions()
+        )
         failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
         return Scored(scored.scores, failures, todo, unique.duplicates, unique.unlisted, skipped)
 
@@ -131,6 +148,7 @@ def build(
     model: LoadedModel,
     adopted: Sequence[WrittenFile] = (),
     earlier: Sequence[EarlierFile] = (),
+    slots: int | None = None,
 ) -> beam.PCollection[Outcome]:
     """Put a whole run into a pipeline.
 
@@ -142,18 +160,23 @@ def build(
         model: The loaded model.
         adopted: Files of an earlier attempt of the same run.
         earlier: Scores of earlier runs, for a delta.
+        slots: How many bundles a runner with workers of its own works on at a time; None for one in this process.
 
     Returns:
         One Outcome.
     """
-    listed = pipeline | ListImages(tuple(sources), config.input)
-    scored = listed | ScoreImages(config, model, [file.path for file in adopted], earlier)
+    listed = pipeline | ListImages(tuple(sources), config.input, spread=slots is not None)
+    scored = listed | ScoreImages(config, model, [file.path for file in adopted], earlier, slots)
     staged = facts.layout.staged_table
     scores = scored.scores | "WriteScores" >> WriteTables(
-        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata
+        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata, facts.layout
     )
+    failed = scored.failures
+    if slots is not None:
+        # Of many bundles each has a few, and would write a file of its own.
+        failed = failed | "GroupFailures" >> GroupUnits(plan_units(config.write, FAILURE_BYTES, 0), _path_of_failure)
     failures = (
-        scored.failures
+        failed
         | "FailureRows" >> beam.Map(_failure_row).with_output_types(pa.RecordBatch)
         | "WriteFailures" >> WriteTables(staged("failures"), "failures", facts.schemas["failures"], config.write)
     )
@@ -178,6 +201,14 @@ def _is_ref(entry: ImageRef | Failure) -> bool:
 
 def _is_failure(entry: ImageRef | Failure) -> bool:
     return isinstance(entry, Failure)
+
+
+def _path_of_ref(ref: ImageRef) -> str:
+    return ref.path
+
+
+def _path_of_failure(failure: Failure) -> str:
+    return failure.ref.path
 
 
 def _failure_row(failure: Failure) -> pa.RecordBatch:

@@ -1,17 +1,89 @@
-"""How RunConfig and Beam's own flags meet: what stands after `--` is Beam's, and it wins."""
+"""How RunConfig and Beam's own flags meet: what stands after `--` is Beam's, and it wins over the profile."""
 
 import argparse
+import os
+import re
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import NamedTuple
 
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
+from pipeline.pairs import check_dataflow, check_local
+from pipeline.profiles import PROFILES, Profile, Runner, check_needed, check_runner, merge_flags
 from transforms.errors import ConfigError
 from transforms.redaction import redact_flags
 
 # DirectRunner looks for a downloaded runner first, and may run a pipeline twice; this one is in the package.
 LOCAL_RUNNER = "FnApiRunner"
-_LOCAL_RUNNERS = frozenset({"fnapirunner", "directrunner", "bundlebaseddirectrunner", "switchingdirectrunner"})
+# Where nobody says how many there are.
+_WORKERS = 16
+_PROCESSORS = re.compile(r"-(\d+)$")
+_RUNNERS: dict[str, Runner] = {
+    "fnapirunner": "local",
+    "directrunner": "local",
+    "bundlebaseddirectrunner": "local",
+    "switchingdirectrunner": "local",
+    "flinkrunner": "flink",
+    "dataflowrunner": "dataflow",
+}
+
+
+class Flags(NamedTuple):
+    """The flags of a run."""
+
+    profile: Profile | None
+    """Where they come from besides; None where the user gave all of them."""
+    words: tuple[str, ...]
+    """Those of the profile, then those of the user."""
+    options: PipelineOptions
+    """What Beam reads out of them."""
+
+
+def find_flags(profile: str | None, flags: Sequence[str]) -> Flags:
+    """Join a profile with the flags that stand after `--`, and refuse what does not go together.
+
+    Args:
+        profile: Its name; None takes the flags as they are.
+        flags: Beam's own.
+
+    Raises:
+        ConfigError: The profile is unknown or lacks something, two flags exclude each other, a flag has a wrong
+            value, or nothing would heed it.
+    """
+    chosen = _profile(profile)
+    _parse(flags)  # a wrong value is told of what the user wrote
+    words = merge_flags(chosen, flags, flag_names()) if chosen else list(flags)
+    options = pipeline_options(words)
+    name = options.view_as(StandardOptions).runner or LOCAL_RUNNER
+    if chosen:
+        check_runner(chosen, runner_kind(options), name)
+        check_needed(chosen, options.get_all_options())
+        if chosen.runner == "local":
+            check_local(options.get_all_options(drop_default=True))
+    if runner_kind(options) == "dataflow":
+        _require_gcp()
+        check_dataflow(options.get_all_options())
+    return Flags(chosen, tuple(words), options)
+
+
+def _profile(name: str | None) -> Profile | None:
+    if name is None:
+        return None
+    if name not in PROFILES:
+        raise ConfigError(f"--profile {name} is unknown; there are {', '.join(PROFILES)}")
+    return PROFILES[name]
+
+
+def _require_gcp() -> None:
+    try:
+        missing = find_spec("google.cloud.dataflow") is None
+    except ModuleNotFoundError:  # google.cloud itself
+        missing = True
+    if missing:
+        raise ConfigError("Dataflow needs Google's client, not installed here: pip install 'score-images[gcp]'")
 
 
 def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
@@ -29,33 +101,60 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
         create_runner(runner)
     except (ValueError, ImportError, AttributeError) as error:
         raise ConfigError(f"--runner={runner} cannot be used: {error}") from error
-    # Portable runners learn their flags from a job server; a local runner has only those that Beam declares, and
-    # PipelineOptions drops the others with a warning.
-    if unknown and _is_local(runner):
+    # Portable runners learn their flags from a job server; a local runner and Dataflow have only those that Beam
+    # declares, and PipelineOptions drops the others with a warning.
+    if unknown and runner_kind(options) in ("local", "dataflow"):
         raise ConfigError(
             f"{' '.join(redact_flags(unknown))} after -- is no flag of Apache Beam: nothing would heed it"
         )
     return options
 
 
+def runner_kind(options: PipelineOptions) -> Runner | None:
+    """Return whose engine the runner is; None where it is none of those that profiles know."""
+    name = options.view_as(StandardOptions).runner or LOCAL_RUNNER
+    return _RUNNERS.get(name.rpartition(".")[2].lower())
+
+
 def is_in_process(options: PipelineOptions) -> bool:
     """Tell whether the workers live in this process, so that they can share its model and its counts."""
     if options.view_as(DirectOptions).direct_running_mode == "multi_processing":
         return False
-    return _is_local(options.view_as(StandardOptions).runner or LOCAL_RUNNER)
+    return runner_kind(options) == "local"
 
 
-def _is_local(runner: str) -> bool:
-    return runner.rpartition(".")[2].lower() in _LOCAL_RUNNERS
+def count_slots(options: PipelineOptions) -> int | None:
+    """Return how many bundles a runner works on at a time, or about how many; None where its workers live here."""
+    if is_in_process(options):
+        return None
+    if runner_kind(options) == "local":
+        return options.view_as(DirectOptions).direct_num_workers or os.cpu_count() or 1
+    found = options.get_all_options()
+    parallelism, most, first = (found.get(name) or 0 for name in ("parallelism", "max_num_workers", "num_workers"))
+    if parallelism > 0:
+        return int(parallelism)
+    # n2-standard-16 has 16 processors.
+    processors = _PROCESSORS.search(found.get("machine_type") or "")
+    return int(most or first or _WORKERS) * int(processors[1] if processors else 1)
 
 
-def _parse(flags: Sequence[str]) -> list[str]:
-    """Return the flags that Beam does not declare."""
+@cache
+def flag_names() -> dict[str, str]:
+    """Return Beam's name of each of its flags: `--worker_machine_type` and `--machine_type` are both machine_type."""
+    return {flag: action.dest for action in _parser()._actions for flag in action.option_strings}
+
+
+def _parser() -> argparse.ArgumentParser:
     # Not by PipelineOptions: at a wrong value it prints a page of usage and ends the process.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for declared in PipelineOptions.__subclasses__():
         declared._add_argparse_args(parser)
+    return parser
+
+
+def _parse(flags: Sequence[str]) -> list[str]:
+    """Return the flags that Beam does not declare."""
     try:
-        return parser.parse_known_args(list(flags))[1]
+        return _parser().parse_known_args(list(flags))[1]
     except argparse.ArgumentError as error:
         raise ConfigError(f"after --: {error}") from error

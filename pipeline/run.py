@@ -1,37 +1,39 @@
 """The life of one run: check, load, launch, wait, and say how it ended."""
 
 import contextlib
-import errno
 import importlib.metadata
 import logging
 import platform
-import re
-import signal
-import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from types import FrameType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 from apache_beam.metrics import MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineResult
 
 from pipeline.after.report_advice import Spent
 from pipeline.before.golden import check_golden
+from pipeline.broken_off import FULL, Interrupts, broken_off
 from pipeline.config import RunConfig
+from pipeline.devices_elsewhere import launcher_config, worker_config
+from pipeline.elsewhere import check_no_job, name_job, out_of_sight, still_running, wait_for_end
 from pipeline.graph import LoadedModel, build, load
-from pipeline.options import is_in_process, pipeline_options
+from pipeline.jobs import Job, cancelling
+from pipeline.options import Flags, count_slots, find_flags, flag_names, is_in_process, runner_kind
+from pipeline.pairs import find_accelerators
+from pipeline.places import check_places_of_workers
+from pipeline.profiles import told_flags
 from pipeline.progress import ShowProgress
 from pipeline.run_report import leave_missing_report, leave_report
+from pipeline.submitting import check_credentials, client_errors, new_pipeline, submit
 from transforms import observe, storage
 from transforms.baselines import open_baseline
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
-from transforms.errors import ConfigError, ExitCode, InterruptedRunError, RunError
+from transforms.errors import ConfigError, ExitCode
 from transforms.health import HealthPlan
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
@@ -52,12 +54,6 @@ from transforms.tables import FAILURES_SCHEMA
 
 _LOG = logging.getLogger(__name__)
 _PACKAGES = ("score-images", "apache-beam", "tensorflow", "keras", "pyarrow", "numpy", "pillow", "simplejpeg")
-# The text in which a runner hands an exception of a worker back: its class, its message, and where it was.
-_WORKER_ERROR = re.compile(
-    r"^transforms\.\w+\.(?P<kind>\w*Error|OutputContradiction): (?P<message>.*?)(?: \[while running .*)?$", re.MULTILINE
-)
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-_ANY_ERROR = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception|Interrupt|Exit): .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,11 @@ class RunRequest:
     path_column: str = DEFAULT_PATH_COLUMN
     """The column of manifests that holds the paths."""
     beam_flags: Sequence[str] = ()
-    """Beam's own flags."""
+    """Beam's own flags; they win over those of the profile."""
+    profile: str | None = None
+    """Where it is carried out: one of pipeline.profiles; None takes beam_flags as they are."""
+    shared_disk: bool = False
+    """All machines of a cluster have the local paths under the same names."""
     show_progress: bool = True
     """Bar or log lines."""
     loading: Callable[[], Scorer] | None = field(default=None, repr=False)
@@ -112,14 +112,38 @@ class RunResult(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Prepared:
+class Checked:
+    """A run of which everything is known that can be without writing a byte."""
+
     layout: RunLayout
+    """Where it goes."""
     sources: tuple[InputSource, ...]
-    options: PipelineOptions
-    adopted: Adopted
-    facts: RunFacts
+    """What is listed."""
+    flags: Flags
+    """Where it is carried out."""
     chain: Chain | None
+    """The runs that it follows."""
+    health: HealthPlan
+    """What its answers are held against before they are published."""
+    job: str | None
+    """The name of its job on an engine elsewhere; None where the run ends with this process."""
     model: LoadedModel = field(repr=False)
+    """Loaded."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that has begun."""
+
+    checked: Checked
+    """What was found before."""
+    adopted: Adopted
+    """What an earlier attempt has scored."""
+
+    @property
+    def layout(self) -> RunLayout:
+        """Where it goes."""
+        return self.checked.layout
 
 
 def run(request: RunRequest) -> RunResult:
@@ -130,13 +154,9 @@ def run(request: RunRequest) -> RunResult:
         RunError: It did not come to its end.
     """
     started = time.monotonic()
-    layout = _layout(request)
+    layout = layout_of(request)
     with RunClaim(layout) as claim:
-        try:
-            found = _find(request, layout, claim)
-        except OSError as error:
-            raise _unusable(request, "used", error) from error
-        prepared = _prepare(request, layout, claim) if found is None else found
+        prepared = prepare(request, layout, claim)
         if isinstance(prepared, str):
             claim.tidy()
             outcome = read_outcome(layout)
@@ -149,7 +169,8 @@ def run(request: RunRequest) -> RunResult:
         outcome = read_attempt(layout)
         if outcome.drifted and outcome.exit_code is ExitCode.PUBLISHED:
             _LOG.warning("the answers of run %s have %s", layout.run_id, outcome.health)
-        since = prepared.chain.run_id if prepared.chain else None
+        chain = prepared.checked.chain
+        since = chain.run_id if chain else None
         result = RunResult(
             layout, outcome, None, prepared.adopted.rows, launched - started, ended - launched, counts, since
         )
@@ -159,7 +180,7 @@ def run(request: RunRequest) -> RunResult:
         return result._replace(report=leave_report(layout, _spent(prepared, result), refused=refused))
 
 
-def _spent(prepared: _Prepared, result: RunResult) -> Spent:
+def _spent(prepared: Prepared, result: RunResult) -> Spent:
     ledger = result.outcome.ledger
     return Spent(
         counts=result.counts,
@@ -167,11 +188,12 @@ def _spent(prepared: _Prepared, result: RunResult) -> Spent:
         pipeline_seconds=result.pipeline_seconds,
         images=ledger.scored + ledger.failed - result.adopted,
         adopted=result.adopted,
-        on_gpu=prepared.model.scorer.classifier.devices.are_gpus,
+        on_gpu=prepared.checked.model.scorer.classifier.devices.are_gpus,
     )
 
 
-def _layout(request: RunRequest) -> RunLayout:
+def layout_of(request: RunRequest) -> RunLayout:
+    """Return where a run goes; one without a name gets a new one."""
     if not request.output.strip():
         raise ConfigError("output is empty: give the folder or URL that holds all runs")
     try:
@@ -188,7 +210,7 @@ def _layout(request: RunRequest) -> RunLayout:
 
 
 def _unusable(request: RunRequest, how: str, error: OSError) -> ConfigError:
-    way_out = "make room there" if error.errno in _FULL else "give a folder or bucket that this process may write"
+    way_out = "make room there" if error.errno in FULL else "give a folder or bucket that this process may write"
     return ConfigError(f"output {request.output} cannot be {how}: {error}; {way_out}")
 
 
@@ -225,42 +247,92 @@ def _inputs(sources: Sequence[InputSource]) -> list[dict[str, str]]:
     return [{"kind": source.kind, "path": source.path} for source in sources]
 
 
-def _prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> _Prepared | str:
-    """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored any more."""
-    options = pipeline_options(request.beam_flags)
+def prepare(request: RunRequest, layout: RunLayout, claim: RunClaim) -> Prepared | str:
+    """Begin or continue a run, when all that it needs is right; or return why nothing has to be scored.
+
+    Raises:
+        ConfigError: It cannot start; nothing was written.
+    """
+    try:
+        found = _find(request, layout, claim)
+    except OSError as error:
+        raise _unusable(request, "used", error) from error
+    return _begin(request, check(request, layout), claim) if found is None else found
+
+
+def check(request: RunRequest, layout: RunLayout, *, sent: bool = True) -> Checked:
+    """Check everything that can be before a run begins, and load the model; nothing is written.
+
+    Args:
+        request: The run.
+        layout: Where it goes.
+        sent: Whether it will be handed to an engine, which asks who is there.
+
+    Raises:
+        ConfigError: The run cannot start.
+    """
+    flags = find_flags(request.profile, request.beam_flags)
+    check_places_of_workers(request.config, request.inputs, request.output, flags, shared_disk=request.shared_disk)
+    if sent:
+        check_credentials(flags.options)
+    job = name_job(flags.options, layout)
     sources = _sources(request)
     for source in sources:
         check_not_empty(source, request.config.input)
-    model = load(request.config, request.loading)
-    scorer = model.scorer
-    check_golden(scorer, request.config)
-    chain = _chain(request, layout, scorer)
-    health = _health(request, layout, scorer)
+    config = request.config if runner_kind(flags.options) == "local" else launcher_config(request.config)
+    model = load(config, request.loading)
+    check_golden(model.scorer, request.config)
+    chain = _chain(request, layout, model.scorer)
+    return Checked(layout, sources, flags, chain, _health(request, layout, model.scorer), job, model)
+
+
+def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared | str:
+    layout, scorer = checked.layout, checked.model.scorer
+    identity = _identity(scorer, checked.sources, checked.chain)
     try:
         claim.take()
+        check_no_job(checked.flags.options, layout)  # before what it has staged is looked at
         check_places(layout)
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        adopted = claim_staging(layout, _identity(scorer, sources, chain), scorer.schema, scorer.file_metadata())
+        adopted = claim_staging(layout, identity, scorer.schema, scorer.file_metadata())
         for stale in layout.refusal:
             storage.delete_file(stale)
     except OSError as error:
         raise _unusable(request, "written", error) from error
     if adopted.rows:
         _LOG.info("run %s goes on: %d images were scored before", layout.run_id, adopted.rows)
+    return Prepared(checked, adopted)
+
+
+def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | None = None) -> beam.Pipeline:
+    """Put a run into a pipeline.
+
+    Args:
+        request: The run.
+        checked: What was found of it.
+        adopted: What an earlier attempt has scored; None where it is not asked.
+    """
+    scorer, options = checked.model.scorer, checked.flags.options
     facts = RunFacts(
-        layout=layout,
+        layout=checked.layout,
         limits=request.config.limits,
         write=request.config.write,
         schemas={"scores": scorer.schema, "failures": FAILURES_SCHEMA},
         file_metadata=scorer.file_metadata(),
-        manifest={**_manifest(request, scorer, sources), "since_run": chain and chain.record()},
+        manifest={**_manifest(request, checked), "since_run": checked.chain and checked.chain.record()},
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
-        health=health,
+        health=checked.health,
     )
-    return _Prepared(layout, sources, options, adopted, facts, chain, model)
+    pipeline = new_pipeline(options)
+    earlier = checked.chain.files if checked.chain else ()
+    with_gpu = bool(find_accelerators(options.get_all_options()))
+    config = request.config if runner_kind(options) == "local" else worker_config(request.config, with_gpu=with_gpu)
+    files = adopted.files if adopted else ()
+    build(pipeline, config, checked.sources, facts, checked.model, files, earlier, count_slots(options))
+    return pipeline
 
 
 def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | None:
@@ -313,84 +385,66 @@ def _manifest_version(source: InputSource) -> str | None:
     return found.version if found else None
 
 
-def _manifest(request: RunRequest, scorer: Scorer, sources: Sequence[InputSource]) -> dict[str, Any]:
+def _manifest(request: RunRequest, checked: Checked) -> dict[str, Any]:
+    scorer, flags = checked.model.scorer, checked.flags
+    # Workers elsewhere choose their devices and measure their batches themselves.
+    where = "" if is_in_process(flags.options) else "on the launcher: "
+    execution = {what: reason and f"{where}{reason}" for what, reason in scorer.execution.items()}
     # Analysts read it: it says what was asked for without the secrets in it. What a run is and does is never decided by
     # what it says here, except whether a request asks for the same, which compares it with what would be said.
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "inputs": redact_value(_inputs(sources)),
+        "inputs": redact_value(_inputs(checked.sources)),
         "model_id": scorer.classifier.model_id,
         "num_classes": scorer.meaning.num_classes,
         "output": scorer.meaning.output,
         "activation": scorer.meaning.activation,
         "activation_reason": scorer.meaning.reason,
         "fingerprints": scorer.fingerprints,
-        "execution": scorer.execution,
+        "execution": execution,
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
         },
         "config": request.config.told(),
+        "profile": request.profile,
         "beam_flags": redact_flags(request.beam_flags),
+        "effective_flags": list(told_flags(flags.words, flag_names())),
     }
 
 
-def _launch(request: RunRequest, prepared: _Prepared) -> dict[str, int]:
-    pipeline = beam.Pipeline(options=prepared.options)
-    earlier = prepared.chain.files if prepared.chain else ()
-    build(pipeline, request.config, prepared.sources, prepared.facts, prepared.model, prepared.adopted.files, earlier)
-    watch = request.show_progress and is_in_process(prepared.options)
+def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
+    options, layout = prepared.checked.flags.options, prepared.layout
+    pipeline = build_pipeline(request, prepared.checked, prepared.adopted)
+    watch = request.show_progress and is_in_process(options)
+    job: Job | None = None
     progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         try:
             with progress:
-                result = pipeline.run()
-                result.wait_until_finish()
+                result, submitted = submit(pipeline)
+                if prepared.checked.job is not None:
+                    job = submitted
+                    _LOG.info("job %s is submitted: it publishes also without this process", job)
+                wait_for_end(result)
+        except ConfigError:
+            raise  # the engine has not taken it
         except (Exception, KeyboardInterrupt) as error:
-            # A runner hands back what a worker has raised, or a text of it.
-            text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
-            *_, found = None, *_WORKER_ERROR.finditer(text)
-            passes = found is not None and found["kind"] == InterruptedRunError.__name__
-            if found and not passes and not interrupts.seen:
-                raise RunError(ExitCode.WRONG_INPUT, found["message"]) from error
-            cause = found["message"] if found else _cause(error, prepared.layout)
-            how = "was interrupted" if interrupts.seen else f"broke off: {cause}"
-            raise RunError(
-                ExitCode.INTERRUPTED,
-                f"run {prepared.layout.run_id} {how}; finished files are kept, run again with "
-                f"--run-id {prepared.layout.run_id} to continue",
-            ) from error
-    counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+            if job is not None and interrupts.seen:
+                raise still_running(str(job), layout, cancelling(job)) from error
+            if job is not None and isinstance(error, OSError):
+                raise out_of_sight(str(job), layout, error) from error
+            raise broken_off(error, layout, interrupted=interrupts.seen) from error
+    return _counts(result, prepared.checked)
+
+
+def _counts(result: PipelineResult, checked: Checked) -> dict[str, int]:
+    try:
+        counters = result.metrics().query(MetricsFilter().with_namespace(observe.NAMESPACE))["counters"]
+    except client_errors(checked.flags.options) as error:
+        if checked.job is None:
+            raise
+        # The run is published or refused all the same; a cluster may forget a job that has ended.
+        _LOG.warning("job %s has ended, and its counters cannot be read: %s", checked.job, error)
+        return {}
     return {counter.key.metric.name: counter.result for counter in counters}
-
-
-class _Interrupts:
-    """Remembers that Ctrl-C or SIGTERM came: a runner makes the KeyboardInterrupt in a worker a text among others."""
-
-    _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature is Python's
-        self.seen = True
-        raise KeyboardInterrupt
-
-
-def _cause(error: BaseException, layout: RunLayout) -> str:
-    """Return the last exception that a runner's text names, without the traceback around it."""
-    named = _ANY_ERROR.findall(str(error))
-    first = "".join(str(error).strip().splitlines()[:1])  # an interrupt says nothing
-    cause = named[-1] if named else f"{type(error).__name__}: {first}".rstrip(": ")
-    full = any(f"[errno {number}]" in cause.lower() for number in _FULL)
-    return f"the disk of {layout.output} is full, make room there ({cause})" if full else cause

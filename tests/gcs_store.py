@@ -1,12 +1,20 @@
-"""A GCS store on loopback for tests: `pytest_plugins = ["tests.gcs_store"]`, then the fixture `gcs_bucket`."""
+"""A GCS store on loopback for tests: `pytest_plugins = ["tests.gcs_store"]`, then the fixture `gcs_bucket`.
+
+`gcs_process` is one in a process of its own, for whole runs: Arrow holds Python's lock while it asks for a file's size,
+and an emulator in the same process would wait for that lock to answer.
+"""
 
 import importlib
 import json
 import logging
+import subprocess
+import sys
+import threading
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +25,23 @@ from transforms import storage
 @pytest.fixture(scope="session")
 def gcs_endpoint() -> Iterator[str]:
     """The address of gcp-storage-emulator, which keeps its objects in memory."""
+    server = _start()
+    yield f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def gcs_process() -> Iterator[str]:
+    """The address of such a store in another process."""
+    pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
+    command = [sys.executable, "-m", "tests.gcs_store"]
+    with subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
+        process.kill()
+
+
+def _start() -> Any:
     module = pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
     for name in ("gcp_storage_emulator", "api"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -24,8 +49,7 @@ def gcs_endpoint() -> Iterator[str]:
     objects._resumable_incomplete = partial(_say_what_is_stored, objects._resumable_incomplete)
     server = module.create_server("127.0.0.1", 0, in_memory=True)
     server.start()
-    yield f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
-    server.stop()
+    return server
 
 
 def _say_what_is_stored(answer: Callable[..., None], response: Any, store: Any, upload_id: str, **rest: Any) -> None:
@@ -60,3 +84,9 @@ def gcs_bucket(gcs_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[s
     use_gcs(monkeypatch, gcs_endpoint)
     yield make_gcs_bucket(gcs_endpoint)
     storage._remote_filesystem.cache_clear()
+
+
+if __name__ == "__main__":
+    started = _start()
+    print(f"http://127.0.0.1:{started._api._httpd.server_address[1]}", flush=True)  # noqa: T201  it is read
+    threading.Event().wait()

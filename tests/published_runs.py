@@ -40,14 +40,14 @@ def publish_scores(
     group_rows: int = 2,
     top_k: int = 1,
     max_failure_rate: float = 1.0,
-    scored_at: datetime = datetime(1970, 1, 1, tzinfo=UTC),
-    infos: Sequence[ImageInfo] | None = None,
     health: HealthSettings | None = None,
     publish_anyway: bool = False,
     since_run: dict[str, Any] | None = None,
     versions: Sequence[str] | None = None,
     model_id: str = "toy@1",
     with_distributions: bool = True,
+    scored_at: datetime = datetime(1970, 1, 1, tzinfo=UTC),
+    infos: Sequence[ImageInfo] | None = None,
 ) -> Outcome:
     """Publish a run, or refuse it.
 
@@ -67,14 +67,14 @@ def publish_scores(
         group_rows: Rows of a row group.
         top_k: Entries of the column top_k.
         max_failure_rate: Over it the run is refused.
-        scored_at: When each image was scored.
-        infos: Of the scored images, N; None for images of one pixel.
         health: What its answers are compared with; None for nothing.
         publish_anyway: As --publish-anyway.
         since_run: What the manifest says of the runs that it follows.
         versions: Of the images, N; None for the same for all.
         model_id: What is said to have scored it.
         with_distributions: As of today; without, as manifests of older runs are.
+        scored_at: When each image was scored.
+        infos: Of the scored images, N; None for images of one pixel.
     """
     p = np.asarray(probabilities, np.float32)
     names = tuple(labels) if labels is not None else tuple(map(str, range(p.shape[1])))

@@ -16,20 +16,20 @@ from pipeline.run import RunRequest, run
 from tests.browser import DESKTOP, opened
 
 PICTURE = Path(__file__).parent.parent / "docs" / "report.png"
-_PARTS = 180
+_PARTS = 120
 """Of each photo."""
-_HEIGHT = 1330
+_HEIGHT = 1672
 """Pixels of the page that the picture shows."""
 _COLOURS = 64
 
 
-def cut_photos(photos: list[Path], folder: Path) -> None:
+def cut_photos(photos: list[Path], folder: Path, parts: int = _PARTS) -> None:
     """Cut the photos into many random parts, and a few of those short."""
     random = np.random.default_rng(0)
     folder.mkdir()
     for photo in photos:
         image = Image.open(photo).convert("RGB")
-        for number in range(_PARTS):
+        for number in range(parts):
             side = int(min(image.size) * random.uniform(0.3, 1))
             left, top = (int(random.integers(0, length - side + 1)) for length in image.size)
             part = folder / f"{photo.stem}-{number:03}.jpg"

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from pipeline import cli
+from pipeline.broken_off import Interrupts
 from pipeline.cli import main
-from pipeline.run import _Interrupts
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos
 
@@ -172,7 +172,7 @@ def test_light_commands_import_no_heavy_package(arguments: list[str]) -> None:
 def test_ctrl_c_and_a_schedulers_stop_are_told_from_failures(stop: signal.Signals) -> None:
     """A runner makes the exception of an interrupt a text among others: the signal itself is remembered."""
     before = signal.getsignal(stop)
-    with _Interrupts() as interrupts:
+    with Interrupts() as interrupts:
         assert not interrupts.seen
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(stop)

@@ -74,7 +74,7 @@ def test_every_image_is_counted_where_it_belongs(tmp_path: Path) -> None:
     assert [answer.label for answer in found.movements[0].before] == ["cow", "cat", "dog"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))
 def test_the_join_is_what_two_dictionaries_say(
     tmp_path_factory: pytest.TempPathFactory, seed: int, rows: int, others: int, group_rows: int
@@ -247,12 +247,12 @@ def test_the_command_prints_and_writes_what_it_is_asked_for(tmp_path: Path, caps
         "  answers   2 the same (66.67%), 1 flipped (33.33%), 0 of them with another version",
         "            top-1 probability changed by 0.1333 in the mean",
         "  all images",
-        "    class mix   PSI 0.000, Jensen-Shannon 0.0000 over 1 group, which may be chance",
-        "    confidence  PSI 0.000, Jensen-Shannon 0.0000 over 1 group, which may be chance",
+        "    class mix   too few images for two groups of at least 5 to compare",
+        "    confidence  too few images for two groups of at least 5 to compare",
         "       66.67% to  33.33%  cat",
         "       33.33% to  66.67%  dog",
         "  the same images",
-        "    class mix   PSI 0.000, Jensen-Shannon 0.0000 over 1 group",
+        "    class mix   PSI 0.255, Jensen-Shannon 0.0817 over 2 groups",
         "    confidence  PSI 0.000, Jensen-Shannon 0.0000 over 1 group",
         "  flips by class (different kinds: 1)",
         "          1  cat -> dog",

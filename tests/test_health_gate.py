@@ -8,11 +8,16 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from pipeline.after.compare import compare
+from pipeline.after.published import find_run
 from tests.published_runs import publish_scores
+from transforms import publishing
 from transforms.errors import ConfigError, ExitCode
 from transforms.layout import RunLayout
 from transforms.publishing import is_published, read_attempt, read_outcome
 from transforms.settings import HealthSettings
+
+pytest_plugins = ["tests.s3_store"]
 
 WARN = HealthSettings(baseline="latest")
 REFUSE = HealthSettings(baseline="latest", on_drift="refuse")
@@ -26,7 +31,7 @@ def night(seed: int, rows: int = 400, *, cats: float = 0.5, sure: float = 2.0) -
     return np.stack([p, 1 - p], axis=1)
 
 
-def publish_night(output: Path, run_id: str, probabilities: npt.NDArray[np.float64], **more: Any) -> Any:
+def publish_night(output: Path | str, run_id: str, probabilities: npt.NDArray[np.float64], **more: Any) -> Any:
     """Publish it in a hundred rows a row group."""
     paths = [f"{number}.png" for number in range(len(probabilities))]
     return publish_scores(output, paths, probabilities, labels=["cat", "dog"], run_id=run_id, group_rows=100, **more)
@@ -149,3 +154,28 @@ def test_a_baseline_that_is_not_there_stops_the_run_at_its_start(tmp_path: Path)
     """Not after a night of scoring."""
     with pytest.raises(ConfigError, match="the baseline, run gone, is not published"):
         publish_night(tmp_path, "first", night(1), health=HealthSettings(baseline="gone"))
+
+
+def test_the_gate_and_the_comparison_work_in_a_store(bucket: str) -> None:
+    """On s3:// as on a disk: one night passes, one is refused, and both are compared."""
+    publish_night(bucket, "first", night(1))
+    assert publish_night(bucket, "second", night(2), health=REFUSE).health.startswith("like run first")
+    assert publish_night(bucket, "third", night(3, cats=0.9), health=REFUSE).exit_code == ExitCode.HEALTH_GATE_CLOSED
+    found = compare(find_run(f"{bucket}/runs/first"), find_run(bucket))
+    assert (found.joined.images, found.sides[1].run_id) == (400, "second")
+
+
+def test_a_kill_after_the_judgement_publishes_the_judged_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever carries the plan out again judges nothing anew: figures and distributions are in it."""
+    publish_night(tmp_path, "first", night(1))
+    with monkeypatch.context() as killed:
+        killed.setattr(publishing, "carry_out", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            publish_night(tmp_path, "second", night(2, cats=0.9), health=WARN)
+    layout = RunLayout(str(tmp_path), "second")
+    assert not is_published(layout)
+    monkeypatch.setattr(publishing, "judge", lambda *_: 1 / 0)
+    assert publishing.complete(layout)
+    outcome = read_outcome(layout)
+    assert (outcome.exit_code, outcome.drifted) == (ExitCode.PUBLISHED, True)
+    assert manifest_of(tmp_path, "second")["distributions"]["rows"] == 400

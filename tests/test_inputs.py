@@ -151,13 +151,13 @@ class TestGlobs:
         real = storage.list_folder
 
         def list_folder(folder: str, **options: Any) -> Iterator[storage.FileStat]:
-            asked.append((os.path.relpath(folder, tmp_path), options))
+            asked.append((os.path.relpath(folder, tmp_path), options["recursive"]))
             return real(folder, **options)
 
         monkeypatch.setattr(storage, "list_folder", list_folder)
         assert below(tmp_path, "2026/11/22/*.jpg") == ["2026/11/22/a.jpg"]
         assert below(tmp_path, "2026/*/22/*.jpg") == ["2026/11/22/a.jpg"]
-        assert asked == [("2026/11/22", {"recursive": False}), ("2026", {"recursive": True})]
+        assert asked == [("2026/11/22", False), ("2026", True)]
 
     def test_too_many_braces_are_refused(self, tmp_path: Path) -> None:
         """A list of that length is a manifest."""
@@ -248,7 +248,16 @@ class TestEmpty:
 
 
 class TestManifestNames:
-    @pytest.mark.parametrize("name", ["l.lst", "l", "l.csv.gz"])
+    @pytest.mark.parametrize("name", ["l.csv.gz", "l.txt.GZ", "l.zst"])
+    def test_compressed_manifest_is_refused(self, tmp_path: Path, name: str) -> None:
+        """It cannot be read in parts, and the way out is one command."""
+        text = f"@{tmp_path}/{name}"
+        ending = name[name.rindex(".") :].lower()
+        assert refusal(lambda: parse_input(text)) == (
+            f"manifest {text} is compressed ({ending}) and cannot be read in parts: unpack it first"
+        )
+
+    @pytest.mark.parametrize("name", ["l.lst", "l"])
     def test_unknown_kind_is_refused(self, tmp_path: Path, name: str) -> None:
         """The kinds are named."""
         text = f"@{tmp_path}/{name}"

@@ -14,11 +14,11 @@ import pytest
 from apache_beam.metrics import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.testing.util import assert_that
-from PIL import Image
 
 from pipeline.config import load_config
 from pipeline.in_memory import score_in_memory
 from tests.model_zoo import pooled_model
+from tests.poisoned_site import poison, write_site
 from tests.runs import SIZE, make_photo, make_photos, run_quietly, small_config
 from transforms import loading, quarantine
 from transforms.errors import ExitCode, FailureCode, RunError, Stage
@@ -27,29 +27,6 @@ from transforms.records import Failure, ImageBatch, ImageRef
 
 ROOT = Path(__file__).parent.parent
 _found: list[ImageBatch | Failure] = []
-# Python imports it at the start of every process: of the quarantine's workers it makes some that heed markers.
-SITE = """
-import sys
-
-if "transforms.quarantined" in sys.orig_argv:
-    import ctypes, os
-    import simplejpeg
-
-    decode = simplejpeg.decode_jpeg
-
-    def poisoned(data, *arguments, **options):
-        if b"MARK:segfault" in data:
-            ctypes.string_at(0)
-        if b"MARK:hang" in data:
-            ctypes.PyDLL(None).sleep(600)
-        if b"MARK:swell" in data:
-            held = []
-            while True:
-                held.append(bytearray(2**26))
-        return decode(data, *arguments, **options)
-
-    simplejpeg.decode_jpeg = poisoned
-"""
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +38,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that poisons workers when it is on their path."""
-    folder = tmp_path_factory.mktemp("site")
-    (folder / "sitecustomize.py").write_text(SITE)
-    return folder
-
-
-def poison(path: Path, marker: str) -> Path:
-    """Write a JPEG that a poisoned worker heeds, and every other decoder reads."""
-    Image.new("RGB", (12, 9), (9, 99, 199)).save(path, comment=f"MARK:{marker}".encode())
-    return path
+    return write_site(tmp_path_factory.mktemp("site"))
 
 
 def keep(found: list[ImageBatch | Failure]) -> None:

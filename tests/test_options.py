@@ -1,9 +1,9 @@
 """How Beam's flags are read: the runner, what is refused, and where the workers live."""
 
 import pytest
-from apache_beam.options.pipeline_options import DirectOptions, StandardOptions, WorkerOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, WorkerOptions
 
-from pipeline.options import is_in_process, pipeline_options
+from pipeline.options import count_slots, is_in_process, pipeline_options
 from transforms.errors import ConfigError
 
 FULL_NAME = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -43,6 +43,24 @@ def test_runner_that_is_named_wins(name: str) -> None:
 def test_workers_are_in_this_process_or_not(flags: list[str], inside: bool) -> None:
     """Only then can they share its model, and its counts be shown."""
     assert is_in_process(pipeline_options(flags)) is inside
+
+
+@pytest.mark.parametrize(
+    ("flags", "slots"),
+    [
+        ([], None),
+        (["--direct_num_workers=4"], None),  # threads of this process
+        (["--direct_num_workers=4", "--direct_running_mode=multi_processing"], 4),
+        (["--runner=FlinkRunner", "--parallelism=12"], 12),
+        (["--runner=FlinkRunner"], 16),  # whatever the cluster has: nobody says
+        (["--runner=PortableRunner"], 16),
+        (["--runner=DataflowRunner", "--num_workers=3"], 3),
+        (["--runner=DataflowRunner", "--num_workers=3", "--max_num_workers=40", "--machine_type=n2-standard-16"], 640),
+    ],
+)
+def test_slots_are_what_the_runner_works_on_at_a_time(flags: list[str], slots: int | None) -> None:
+    """As far as its flags say; none where the workers live here."""
+    assert count_slots(PipelineOptions(flags)) == slots
 
 
 def test_flags_reach_beam() -> None:

@@ -42,8 +42,13 @@ def facts_for(output: Path | str, run_id: str = "night", **changes: Any) -> RunF
 
 
 def stage(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
-    """Write staged scores files with these paths."""
+    """Begin a run, and write staged scores files with these paths."""
     claim_staging(facts.layout, {"model": "m"}, SCORES, {})
+    return stage_again(facts, *files)
+
+
+def stage_again(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
+    """Write staged scores files as a job does that has no launcher any more."""
     written = []
     for paths in files:
         writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, {}, facts.write)
@@ -167,6 +172,52 @@ def test_publishing_twice_is_publishing_once(tmp_path: Path) -> None:
     assert tree(tmp_path) == before
 
 
+def test_what_is_scored_again_after_publishing_changes_nothing_and_goes(tmp_path: Path) -> None:
+    """A cluster that lost a machine after publishing, before its job ended, repeats it all: files of other names."""
+    facts = facts_for(tmp_path)
+    first = publish(facts, stage(facts, ["a", "b"]), Ledger(2, 0, 2, 2, 0, 0))
+    before = tree(tmp_path)
+    again = stage_again(facts, ["b"], ["a"])
+    orphan = stage_again(facts, ["a"])
+    assert publish(facts, again, Ledger(2, 0, 2, 2, 0, 0)) == first
+    assert not Path(orphan[0].path).exists()
+    assert tree(tmp_path) == before
+
+
+def test_what_is_scored_again_while_a_plan_waits_is_not_published(tmp_path: Path) -> None:
+    """A worker is lost once the plan is written: what the plan names is published, other files of the same rows go."""
+    facts = facts_for(tmp_path)
+    files = stage(facts, ["a", "b"])
+
+    class LostError(Exception):
+        pass
+
+    def lose(_: RunLayout) -> bool:
+        raise LostError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing, "complete", lose)
+        with pytest.raises(LostError):
+            publish(facts, files, Ledger(2, 0, 2, 2, 0, 0))
+    outcome = publish(facts, stage_again(facts, ["b"], ["a"]), Ledger(2, 0, 2, 2, 0, 0))
+    assert outcome.exit_code == ExitCode.PUBLISHED
+    (entry,) = (e for e in json.loads(Path(facts.layout.manifest).read_text())["files"] if e["table"] == "scores")
+    assert (entry["rows"], entry["sha256"]) == (2, files[0].sha256)
+    assert published_paths(tmp_path) == ["a", "b"]
+    assert not Path(facts.layout.staging).exists()
+
+
+def test_a_job_that_works_on_after_publishing_leaves_a_run_that_was_begun_anew_alone(tmp_path: Path) -> None:
+    """Somebody replaces the run meanwhile: what they have staged, and the identity of it, stay."""
+    facts = facts_for(tmp_path)
+    publish(facts, stage(facts, ["a"]), Ledger(1, 0, 1, 1, 0, 0))
+    theirs = stage(facts, ["b"])
+    publish(facts, stage_again(facts, ["a"]), Ledger(1, 0, 1, 1, 0, 0))
+    assert Path(theirs[0].path).exists()
+    assert Path(facts.layout.staged_identity).exists()
+    assert published_paths(tmp_path) == ["a"]
+
+
 def test_repeating_an_overwrite_keeps_the_new_run(tmp_path: Path) -> None:
     """The repeated step of an overwriting run does not replace what it has just published."""
     publish(facts_for(tmp_path), stage(facts_for(tmp_path), ["old"]), Ledger(1, 0, 1, 1, 0, 0))
@@ -181,7 +232,7 @@ class KilledError(Exception):
     """Stands for kill -9 at a call of the storage."""
 
 
-STEPS = ("write_bytes", "_move", "rename", "delete_file", "delete_folder")
+STEPS = ("write_bytes", "_transfer", "rename", "delete_file", "delete_folder")
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
@@ -201,18 +252,12 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 
         return call
 
-    halves = {"_move": half_of_a_move, "delete_folder": half_of_a_folder}
+    # A copy within a store and a rename on a disk are done or not.
+    halves = {"delete_folder": half_of_a_folder}
     for name in STEPS:
         module = os if name == "rename" else storage
         half = halves.get(name, lambda *_: None)
         monkeypatch.setattr(module, name, counted(getattr(module, name), half))
-
-
-def half_of_a_move(source: str, target: str) -> None:
-    """A store copies an object and then deletes the old one."""
-    if storage.is_remote(source) and storage.stat(source) is not None:
-        filesystem, inner = storage.filesystem(source)
-        filesystem.copy_file(inner, storage.filesystem(target)[1])
 
 
 def half_of_a_folder(path: str) -> None:

@@ -1,20 +1,24 @@
 """The report of a run: what it says, where it lies, and that it never decides how a run has ended."""
 
+import dataclasses
 import json
 import logging
 import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
 from pipeline.after import report as report_module
-from pipeline.after.ended import find_ended, read_ended
+from pipeline.after.ended import TableFile, find_ended, read_ended
 from pipeline.after.report import has_report, write_report
 from pipeline.after.report_advice import Spent
+from pipeline.after.report_challenger import Answers, compare_answers
+from pipeline.after.report_data import throughput
+from pipeline.after.report_rows import Ticks
 from pipeline.cli import main
 from pipeline.run import RunResult
 from pipeline.run_report import leave_missing_report, leave_report
@@ -24,6 +28,7 @@ from tests.published_runs import publish_scores
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
 from transforms.errors import ConfigError, ExitCode, InputError
 from transforms.layout import RunLayout
+from transforms.settings import HealthSettings
 
 ROOT = Path(__file__).parent.parent
 HOSTILE = "<script>alert(1)</script>"
@@ -149,6 +154,71 @@ def test_a_refused_run_has_a_report_of_its_staged_rows(tmp_path: Path, photos: l
     assert "limits.max_failure_rate allows 10.00%" in page.text
 
 
+@pytest.mark.parametrize("on_drift", ["warn", "refuse"])
+def test_the_report_says_what_the_health_gate_found(tmp_path: Path, on_drift: Literal["warn", "refuse"]) -> None:
+    """Published or refused: what moved, beside the share that it had."""
+    for run_id, cats in (("monday", 30), ("tuesday", 10)):
+        probabilities = [[0.9, 0.1]] * cats + [[0.2, 0.8]] * (40 - cats)
+        health = HealthSettings(baseline="latest", min_images=10, on_drift=on_drift)
+        paths = [f"/{number}.png" for number in range(40)]
+        publish_scores(tmp_path, paths, probabilities, labels=(HOSTILE, "dog"), run_id=run_id, health=health)
+    run = find_ended(str(tmp_path), "tuesday")
+    write_report(run, thumbnails=0)
+    assert run.refused == (on_drift == "refuse")
+    said = json_of(tmp_path, "tuesday", refused=run.refused)
+    assert said["health"]["baseline"] == "monday"
+    page = page_of(tmp_path, "tuesday", refused=run.refused).text
+    assert "The answers have drifted from run monday" in page
+    assert "75% → 25%" in page
+    assert ("refused: the health gate is closed" in page) == run.refused
+    write_report(find_ended(str(tmp_path), "monday"), thumbnails=0)
+    assert "The answers are not judged: " in page_of(tmp_path, "monday").text
+
+
+def test_the_report_compares_a_challenger(tmp_path: Path) -> None:
+    """By the names of the classes, image by image, in whatever order the rows are; failed ones are not compared."""
+    paths = [f"/{number}.png" for number in range(6)]
+    sure = [[0.9, 0.1]] * 3 + [[0.2, 0.8]] * 3
+    publish_scores(tmp_path / "a", paths, sure, labels=("cat", HOSTILE))
+    # The challenger knows the classes in another order, has not scored the first image and says cat of the last.
+    theirs = [[0.9, 0.1, 0.0]] * 2 + [[0.1, 0.7, 0.2]] * 2 + [[0.0, 0.8, 0.2]]
+    some = [paths[number] for number in (4, 3, 2, 1, 5)]
+    publish_scores(tmp_path / "b", some, theirs, labels=(HOSTILE, "cat", "emu"), model_id="rival@2")
+    run, rival = (find_ended(str(tmp_path / name)) for name in "ab")
+    files = [TableFile(f"{file.table}_challenger", file.path, file.rows) for file in rival.files]
+    facts = {**run.facts, "challenger": {"failures_by_code": {"model_error": 1}}}
+    write_report(dataclasses.replace(run, files=(*run.files, *files), facts=facts), thumbnails=0)
+    found = json_of(tmp_path / "a", "night")["challenger"]
+    assert found.pop("distributions")["rows"] == 5
+    assert found == {
+        "model_id": "rival@2",
+        "failures_by_code": {"model_error": 1},
+        "compared_images": 5,
+        "agreeing_images": 4,
+        "flips": [{"label": HOSTILE, "challenger_label": "cat", "images": 1}],
+    }
+    page = page_of(tmp_path / "a", "night").text
+    assert "rival@2 has scored the same images." in page
+    assert "80% agree of 5 compared" in page
+    assert "1 failed 1 model_error" in page
+    table = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## report.json")[1]
+    assert all(f"`{key}`" in table for key in (*found, *found["flips"][0], "distributions"))
+
+
+def test_of_many_images_a_sample_of_the_same_is_compared(tmp_path: Path) -> None:
+    """Sampled by their paths: each is found in both tables."""
+    paths = [f"/{number}.png" for number in range(400)]
+    for name, order in (("a", paths), ("b", paths[::-1])):
+        publish_scores(tmp_path / name, order, [[0.9, 0.1]] * 400, group_rows=100)
+    first, second = (Answers(find_ended(str(tmp_path / name)).paths("scores"), ("0", "1"), 400) for name in "ab")
+    found = compare_answers(first, second, most=100)
+    assert 50 < found["compared_images"] < 200
+    assert found["agreeing_images"] == found["compared_images"]
+    nothing = Answers((), (), 0)
+    assert compare_answers(nothing, second)["compared_images"] == 0
+    assert compare_answers(first, nothing)["compared_images"] == 0
+
+
 def test_a_night_on_which_everything_failed_has_a_report(tmp_path: Path) -> None:
     """Refused without a file of scores, or published with one of no rows."""
     empty = np.zeros((0, 2), np.float32)
@@ -201,6 +271,10 @@ def test_the_command_makes_the_report_and_says_where(output: Path, capsys: pytes
 def test_every_key_of_the_report_is_documented(night: RunResult) -> None:
     """Those of report.json, and of what is in it; and the document names no key that is not there."""
     said = json_of(night.layout.output, night.layout.run_id)
+    # So short a run may have no pace.
+    ticks = Ticks()
+    ticks.add(np.arange(10, dtype=np.int64) * 1_000_000)
+    said["throughput"] = throughput(ticks)
     table = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## report.json")[1]
     documented = set(re.findall(r"`([a-z_]+)`", table))
     keys = set(said)
@@ -220,6 +294,8 @@ def test_every_key_of_the_report_is_documented(night: RunResult) -> None:
              said["failures"]["examples"][0], said["failures"]["by_stage"][0], said["least_certain"]["images"][0],
              said["least_certain"]["images"][0]["top"][0], said["distributions"]["margin"])  # fmt: skip
     keys = keys.union(*inner)
+    # No challenger has scored these: another test looks at its keys.
+    keys |= {"failures_by_code", "compared_images", "agreeing_images", "flips", "challenger_label", "model_id"}
     assert documented - keys <= {"null"}
     assert keys <= documented
 

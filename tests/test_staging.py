@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+import socket
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +12,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from transforms import storage, tables
+from transforms.errors import ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.part_files import PartWriter, write_empty_file
 from transforms.probabilities import softmax, summarise
 from transforms.records import ImageInfo, ImageRef, WrittenFile
 from transforms.settings import WriteSettings
-from transforms.staging import Adopted, claim_staging, read_identity
+from transforms.staging import Adopted, check_begun, claim_staging, read_identity
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -81,6 +86,25 @@ def test_whole_files_of_the_run_are_adopted(tmp_path: Path) -> None:
     adopted = claim(tmp_path)
     assert set(adopted.files) == files
     assert adopted.rows == 3
+
+
+@settings(deadline=None, max_examples=25)
+@given(contents=st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=4), max_size=6))
+def test_any_overlap_is_resolved_file_by_file(contents: list[list[str]]) -> None:
+    """Against the slow obvious way: a set of all paths, and each file in turn."""
+    with tempfile.TemporaryDirectory() as folder:
+        claim(Path(folder))
+        paths = {stage(Path(folder), *names).path: names for names in contents}
+        seen: set[str] = set()
+        kept = []
+        for path in sorted(paths):
+            names = paths[path]
+            if len(set(names)) == len(names) and seen.isdisjoint(names):
+                seen.update(names)
+                kept.append(path)
+        adopted = claim(Path(folder))
+        assert [file.path for file in adopted.files] == kept
+        assert adopted.rows == len(seen)
 
 
 def test_table_without_rows_is_adopted(tmp_path: Path) -> None:
@@ -241,6 +265,25 @@ def test_columns_that_differ_are_named(tmp_path: Path, caplog: pytest.LogCapture
         caplog.clear()
         assert claim(tmp_path) == Adopted((), 0)
         assert f"{path} is not adopted: its columns are not those of this run: {said}" in caplog.text
+
+
+def test_worker_with_another_disk_stops_the_run(tmp_path: Path) -> None:
+    """The path is there, and not what the launcher has written below it: it is a disk of the pod's own."""
+    with pytest.raises(RunError) as raised:
+        check_begun(layout(tmp_path))
+    assert raised.value.exit_code == ExitCode.WRONG_INPUT
+    assert str(raised.value) == (
+        f"worker {socket.gethostname()} does not find in {tmp_path} what the launcher has begun run night with: the "
+        "output must be one place for the launcher and all workers; give a bucket, or a folder on a disk that all of "
+        "them have mounted"
+    )
+
+
+@pytest.mark.parametrize("name", ["staged_identity", "success", "refused", "plan"])
+def test_worker_finds_the_run_at_every_stage(tmp_path: Path, name: str) -> None:
+    """Begun, published, refused, or while it is published: a runner repeats what it is not sure of, at any time."""
+    storage.write_bytes(getattr(layout(tmp_path), name), b"{}")
+    check_begun(layout(tmp_path))
 
 
 def test_identity_is_what_the_run_was_begun_with(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 import stat as stat_module
 import threading
@@ -439,6 +440,7 @@ class TestStores:
             list(storage.list_folder(f"{place}/none"))
         with pytest.raises(OSError, match="NO_SUCH_BUCKET|NOT_FOUND"):
             list(storage.list_folder(f"{place}-none"))
+        assert list(storage.list_folder(f"{place}/none", missing_ok=True)) == []
         assert storage.stat(f"{place}/none") is None
         assert storage.stat(f"{place}-none/x") is None
         with pytest.raises(FileNotFoundError):
@@ -463,6 +465,30 @@ class TestStores:
         for _ in range(2):
             storage.delete_folder(f"{place}/scores")
             assert not storage.is_folder(f"{place}/scores")
+
+    def test_objects_are_copied_and_deleted_repeatably(self, place: str) -> None:
+        """The old ones stay; one that is gone is copied where the new one is there."""
+        pairs = [(f"{place}/run/_staging/{n}", f"{place}/scores/{n}") for n in ("a b", "50%", "c")]
+        for source, _ in pairs:
+            storage.write_bytes(source, source.encode())
+        for _ in range(2):
+            storage.copy_files(pairs)
+            assert [storage.read_bytes(path) for pair in pairs for path in pair] == [
+                source.encode() for source, _ in pairs for _ in range(2)
+            ]
+        storage.delete_folder(f"{place}/run/_staging")
+        storage.copy_files(pairs)
+        with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one"):
+            storage.copy_files([(f"{place}/none", f"{place}/new")])
+        for _ in range(2):
+            storage.delete_files(target for _, target in pairs[:2])
+            assert [file.path for file in storage.list_folder(f"{place}/scores")] == [f"{place}/scores/c"]
+
+    def test_digests_are_those_of_all_bytes(self, place: str) -> None:
+        """Of a file larger than what is read at a time, too."""
+        data = bytes(range(256)) * 9000
+        storage.write_bytes(f"{place}/x", data)
+        assert storage.read_digest(f"{place}/x") == hashlib.sha256(data).hexdigest()
 
     def test_client_is_made_once(self, place: str) -> None:
         """A client an object would cost tens of times the read."""
@@ -532,23 +558,34 @@ class TestFaultyStores:
         assert storage.stat(f"{url}/x") is None
         assert not storage.is_folder(f"{url}/a")
 
+    def test_publishing_asks_once_for_each_object(self, faulty: FaultyStore) -> None:
+        """A copy is one request of S3, and three of GCS, where Arrow asks for both places itself: none are ours."""
+        url, proxy = faulty
+        pairs = [(f"{url}/a/{number}", f"{url}/b/{number}") for number in range(5)]
+        for source, _ in pairs:
+            storage.write_bytes(source, b"x")
+        before = len(proxy.requests)
+        storage.copy_files(pairs)
+        assert len(proxy.requests) - before == len(pairs) * (1 if url.startswith("s3://") else 3)
+
     @pytest.mark.parametrize("fault", [Fault.FORBIDDEN, Fault.BAD_REQUEST])
     def test_lasting_error_is_not_asked_for_twice(self, faulty: FaultyStore, fault: Fault) -> None:
         """Refusals stay refusals: one request, and the error of the store."""
         url, proxy = faulty
         storage.write_bytes(f"{url}/x", b"x")
         proxy.inject(fault, ".")
-        for operation in (
-            lambda: storage.stat(f"{url}/x"),
-            lambda: storage.read_bytes(f"{url}/x"),
-            lambda: storage.write_bytes(f"{url}/y", b"y"),
-            lambda: list(storage.list_folder(url)),
-            lambda: storage.move_files([(f"{url}/x", f"{url}/y")]),
+        for operation, requests in (
+            (lambda: storage.stat(f"{url}/x"), 1),
+            (lambda: storage.read_bytes(f"{url}/x"), 1),
+            (lambda: storage.write_bytes(f"{url}/y", b"y"), 1),
+            (lambda: list(storage.list_folder(url)), 1),
+            # One to move, and one to see whether the store has done it.
+            (lambda: storage.move_files([(f"{url}/x", f"{url}/y")]), 2),
         ):
             before = len(proxy.requests)
             with pytest.raises((OSError, ValueError), match="ACCESS_DENIED|PERMISSION_DENIED|400|InvalidRequest"):
                 operation()
-            assert len(proxy.requests) - before == 1
+            assert len(proxy.requests) - before == requests
 
     def test_trouble_that_does_not_pass_is_given_up(self, faulty: FaultyStore, monkeypatch: pytest.MonkeyPatch) -> None:
         """With the number of attempts and what the store said last; nothing has been written."""

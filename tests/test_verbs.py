@@ -16,6 +16,7 @@ from tests.runs import SIZE, make_photo, make_photos, small_config
 from transforms.earlier_runs import EarlierFile
 from transforms.errors import ConfigError, FailureCode, Stage
 from transforms.inputs import parse_input
+from transforms.layout import RunLayout
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
 from transforms.records import Failure, ImageBatch, ImageRef, WrittenFile
@@ -186,6 +187,20 @@ def test_write_tables_reports_closed_files(tmp_path: Path) -> None:
         )  # fmt: skip
         assert_that(files, check)
     assert all(path.suffix == ".parquet" for path in tmp_path.iterdir())
+
+
+def test_write_tables_stops_where_the_run_was_not_begun(tmp_path: Path) -> None:
+    """Before the first batch: the folder is a worker's own."""
+    schema = pa.schema([pa.field("image_path", pa.string(), nullable=False)])
+    write = WriteTables(str(tmp_path), "scores", schema, WriteSettings(), layout=RunLayout(str(tmp_path), "night"))
+    with (
+        pytest.raises(
+            RuntimeError, match="RunError: worker .* does not find in .* what the launcher has begun run night with"
+        ),
+        local_pipeline() as pipeline,
+    ):
+        pipeline | beam.Create([pa.record_batch({"image_path": ["a"]}, schema=schema)]) | write
+    assert not list(tmp_path.iterdir())
 
 
 def test_score_images_stands_in_the_middle_of_a_pipeline(model: Path, tmp_path: Path) -> None:

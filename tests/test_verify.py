@@ -662,7 +662,7 @@ def test_the_command_prints_one_line_a_promise(output: Path, capsys: pytest.Capt
         f"  BROKEN       margin     margin is p1 - p2: 1 times, first: /x\\x1b[2Jy.png in {SCORES}: margin is 2, and "
         "0.25 by the probabilities"
     ) in lines
-    assert lines[-1] == "run night breaks 2 of its 23 promises"
+    assert lines[-1] == "run night breaks 2 of its 24 promises"
 
 
 def test_the_command_prints_json(output: Path, capsys: pytest.CaptureFixture[str]) -> None:

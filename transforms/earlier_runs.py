@@ -208,7 +208,7 @@ def _manifest(layout: RunLayout, run_id: str, first: str) -> dict[str, Any]:
 def _check_files(layout: RunLayout, run: EarlierRun) -> None:
     """Hold the files of a run to its manifest by their sizes: one listing a run, however many files it has."""
     folder = RunLayout(layout.output, run.run_id).published_table("scores")
-    found = {file.path: file.size_bytes for file in storage.list_folder(folder)} if storage.is_folder(folder) else {}
+    found = {file.path: file.size_bytes for file in storage.list_folder(folder, missing_ok=True)}
     for file in run.files:
         size = found.get(file.path)
         if size is None:

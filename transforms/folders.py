@@ -4,9 +4,19 @@ import errno
 import os
 import stat as stat_module
 from collections.abc import Iterator
+from typing import NamedTuple
 
 _NO_SUCH_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 _Folders = frozenset[tuple[int, int]]
+
+
+class Level(NamedTuple):
+    """What lies in one folder."""
+
+    files: list[tuple[str, os.stat_result]]
+    """Path of each file, and what the system says of it."""
+    folders: list[str]
+    """Path of each folder that a walk would enter."""
 
 
 def status(path: str) -> os.stat_result | None:
@@ -26,14 +36,19 @@ def status(path: str) -> os.stat_result | None:
         raise
 
 
-def walk(folder: str, *, recursive: bool = True) -> Iterator[tuple[str, os.stat_result]]:
+def walk(folder: str, *, recursive: bool = True, above: _Folders = frozenset()) -> Iterator[tuple[str, os.stat_result]]:
     """Yield the path of every file below a folder, and what the system says of it; `storage.list_folder` says of which.
+
+    Args:
+        folder: Where to begin.
+        recursive: Also what lies in the folders below it.
+        above: From `identities`, where the walk is a part of one that began further up.
 
     Raises:
         OSError: A folder does not exist or cannot be listed.
     """
     # A stack of half-listed folders, not a recursion: trees can be deeper than Python's stack.
-    stack = [_scan(folder, frozenset())]
+    stack = [_scan(folder, above)]
     while stack:
         above, entries = stack[-1]
         for entry in entries:
@@ -50,6 +65,46 @@ def walk(folder: str, *, recursive: bool = True) -> Iterator[tuple[str, os.stat_
                 break
         else:
             stack.pop()
+
+
+def level(folder: str, above: _Folders) -> Level:
+    """List one folder as a walk would.
+
+    Args:
+        folder: The folder.
+        above: From `identities`.
+
+    Raises:
+        OSError: It does not exist or cannot be listed.
+    """
+    known, entries = _scan(folder, above)
+    found = Level([], [])
+    for entry in entries:
+        status = _entry_status(entry)
+        if status is None:
+            continue
+        if not stat_module.S_ISDIR(status.st_mode):
+            found.files.append((entry.path, status))
+        elif (status.st_dev, status.st_ino) not in known:
+            found.folders.append(entry.path)
+    return found
+
+
+def identities(root: str, folder: str) -> _Folders:
+    """Return which folders lie above a folder, up to and with the root of its walk: links to those are not followed.
+
+    Raises:
+        OSError: One of them does not exist.
+
+    >>> identities("/", "/") == frozenset()
+    True
+    """
+    found = set()
+    while folder != root:
+        folder = os.path.dirname(folder)
+        status = os.stat(folder)
+        found.add((status.st_dev, status.st_ino))
+    return frozenset(found)
 
 
 def _scan(folder: str, above: _Folders) -> tuple[_Folders, Iterator[os.DirEntry[str]]]:

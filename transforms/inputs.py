@@ -8,7 +8,7 @@ A manifest's line is always a literal.
 import itertools
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 import pyarrow as pa
@@ -16,7 +16,7 @@ from wcmatch import glob as wcglob
 
 from transforms import manifests, storage
 from transforms.errors import ConfigError, FailureCode, ImageError, InputError, Stage
-from transforms.manifests import Manifest, ManifestKind
+from transforms.manifests import Manifest, ManifestKind, Split, read_split
 from transforms.records import Failure, ImageRef, now_us
 from transforms.redaction import redact_url
 from transforms.settings import InputSettings
@@ -80,7 +80,10 @@ def parse_input(text: str, path_column: str = DEFAULT_PATH_COLUMN) -> InputSourc
 
 def _parse_manifest(text: str, path_column: str) -> InputSource:
     path = storage.absolute(text[1:])
-    kind = manifests.KINDS.get(os.path.splitext(path)[1].lower())
+    ending = os.path.splitext(path)[1].lower()
+    kind = manifests.KINDS.get(ending)
+    if ending in (".gz", ".bz2", ".zst", ".zip"):
+        raise InputError(f"manifest {text} is compressed ({ending}) and cannot be read in parts: unpack it first")
     if kind is None:
         raise InputError(f"manifest {text}: the name must end in one of {', '.join(sorted(manifests.KINDS))}")
     if storage.stat(path) is None:
@@ -150,24 +153,43 @@ def list_input(source: InputSource, settings: InputSettings) -> Iterator[ImageRe
         # What is gone since it was parsed is listed nevertheless: reading it says so.
         yield _checked(source.path, found)
         return
-    if source.kind == "folder":
-        files = _only_images(storage.list_folder(source.path), settings.extensions)
-        yield from (_checked(file.path, file) for file in files)
+    if source.kind in ("folder", "glob"):
+        search = find_search(source)
+        files = storage.list_folder(search.folder, recursive=search.deep, missing_ok=source.kind == "glob")
+        yield from image_filter(search, settings)(files)
         return
-    if source.kind == "glob":
-        yield from (_checked(file.path, file) for file in _matching(source.path))
-        return
-    folder = storage.parent(source.path)
-    entries = manifests.read_manifest(Manifest(source.text, source.kind, source.path, source.path_column))
-    for number, text in enumerate(entries, start=1):
+    yield from resolve_entries(Split(manifest_of(source)))
+
+
+def manifest_of(source: InputSource) -> Manifest:
+    """Return the manifest that an input is.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if source.kind == "file" or source.kind == "folder" or source.kind == "glob":
+        raise ValueError(f"a {source.kind} is no manifest")
+    return Manifest(source.text, source.kind, source.path, source.path_column)
+
+
+def resolve_entries(split: Split) -> Iterator[ImageRef | BadName]:
+    """Yield what the entries of a split mean, in their order.
+
+    Raises:
+        InputError: The manifest cannot be read, or lacks its column.
+        OSError: The storage does not give it.
+    """
+    manifest = split.manifest
+    folder = storage.parent(manifest.path)
+    for number, text in enumerate(read_split(split), start=split.first + 1):
         if text is None or text == "":
-            message = f"entry {number} of the manifest has no path in column {source.path_column}"
-            yield BadName(f"{source.path}#{number}", ImageError(FailureCode.NOT_FOUND, message))
+            message = f"{split.says(number)} of the manifest has no path in column {manifest.path_column}"
+            yield BadName(f"{manifest.path}#{split.name(number)}", ImageError(FailureCode.NOT_FOUND, message))
             continue
         entry = resolve(text, folder)
         if isinstance(entry, BadName) and redact_url(text) != text:
             # Without their queries two entries may be the same, and neither must vanish as a duplicate.
-            entry = BadName(f"{source.path}#{number}", entry.error)
+            entry = BadName(f"{manifest.path}#{split.name(number)}", entry.error)
         yield entry
 
 
@@ -208,29 +230,30 @@ def _printable(text: str) -> str:
         return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _only_images(files: Iterator[storage.FileStat], extensions: Sequence[str]) -> Iterator[storage.FileStat]:
-    if "*" in extensions:
-        return files
-    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in extensions)
-    return (file for file in files if file.path.lower().endswith(endings))
+class Search(NamedTuple):
+    """Where the images of a folder or glob are looked for."""
+
+    folder: str
+    """Where it begins."""
+    deep: bool
+    """Whether the folders below it matter."""
+    pattern: str | None
+    """What the rest of a path has to match; None where the end of the name decides."""
 
 
-def _matching(pattern: str) -> Iterator[storage.FileStat]:
-    folder, matcher, deep = _split_glob(pattern)
-    if not storage.is_folder(folder):
-        return iter(())
-    start = len(storage.join(folder, ""))
-    files = storage.list_folder(folder, recursive=deep)
-    return (file for file in files if matcher.match(file.path[start:]))
+def find_search(source: InputSource) -> Search:
+    """Return where the images of a folder or glob are to be looked for.
 
+    Of a glob, a folder that exists is taken by its name here, too: run[1]/*.jpg lists the folder run[1] where there
+    is one.
 
-def _split_glob(pattern: str) -> tuple[str, wcglob.WcMatcher[str], bool]:
-    """Return the folder to list, what matches below it, and whether folders below it matter.
-
-    A folder that exists is taken by its name here, too: run[1]/*.jpg lists the folder run[1] where there is one.
+    Raises:
+        OSError: The storage does not say.
     """
-    scheme = pattern[: pattern.index("://") + 3] if storage.is_remote(pattern) else ""
-    folder, *parts = pattern.removeprefix(scheme).split("/")
+    if source.kind == "folder":
+        return Search(source.path, True, None)
+    scheme = source.path[: source.path.index("://") + 3] if storage.is_remote(source.path) else ""
+    folder, *parts = source.path.removeprefix(scheme).split("/")
     folder = scheme + folder
     while len(parts) > 1:
         deeper = f"{folder}/{parts[0]}"
@@ -239,4 +262,18 @@ def _split_glob(pattern: str) -> tuple[str, wcglob.WcMatcher[str], bool]:
         folder = deeper
         parts = parts[1:]
     below = "/".join(parts)
-    return folder or "/", wcglob.compile(below, flags=_GLOB_FLAGS), "**" in below or "/" in below
+    return Search(folder or "/", "**" in below or "/" in below, below)
+
+
+def image_filter(
+    search: Search, settings: InputSettings
+) -> Callable[[Iterable[storage.FileStat]], Iterator[ImageRef | BadName]]:
+    """Return what gives those of the files below a search's folder that it is for."""
+    if search.pattern is not None:
+        matcher = wcglob.compile(search.pattern, flags=_GLOB_FLAGS)
+        start = len(storage.join(search.folder, ""))
+        return lambda files: (_checked(file.path, file) for file in files if matcher.match(file.path[start:]))
+    if "*" in settings.extensions:
+        return lambda files: (_checked(file.path, file) for file in files)
+    endings = tuple(f".{extension.lower().lstrip('.')}" for extension in settings.extensions)
+    return lambda files: (_checked(file.path, file) for file in files if file.path.lower().endswith(endings))

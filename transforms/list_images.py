@@ -2,13 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import apache_beam as beam
 
-from transforms.inputs import BadName, InputSource, list_input
+from transforms.inputs import BadName, InputSource
+from transforms.manifest_splits import SPLIT_BYTES
 from transforms.observe import Count
 from transforms.records import Failure, ImageRef
 from transforms.settings import InputSettings
+from transforms.shards import Shard, list_shard, plan_shards
+
+SHARDS = "shards"
 
 
 @dataclass
@@ -22,32 +27,66 @@ class ListImages(beam.PTransform):
     """What to list."""
     settings: InputSettings
     """Which files of a folder count as images."""
+    spread: bool = False
+    """Whether folders and manifests are taken apart, and listed by many workers at once."""
+    split_bytes: int = SPLIT_BYTES
+    """About how many bytes of a manifest a worker reads at a time, where it is taken apart."""
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, begin: beam.pvalue.PBegin) -> beam.PCollection:
-        """List each input on a worker."""
-        return (
+        """List each input, or each shard of one, on a worker."""
+        sources = (
             begin
             | "Inputs" >> beam.Create(self.sources)
             # One input a worker: listing is I/O, and several inputs are listed at once where there are workers.
             | "SpreadInputs" >> beam.Reshuffle()
-            | "List" >> beam.ParDo(_ListDoFn(self.settings))
         )
+        if not self.spread:
+            return sources | "List" >> beam.ParDo(_ListDoFn(self.settings))
+        planned = sources | "TakeApart" >> beam.ParDo(_TakeApartDoFn(self.settings, self.split_bytes)).with_outputs(
+            SHARDS, main="found"
+        )
+        listed = planned.shards | "SpreadShards" >> beam.Reshuffle() | "List" >> beam.ParDo(_ListDoFn(self.settings))
+        return (planned.found, listed) | "Listed" >> beam.Flatten()
+
+
+class _Tally:
+    """Counts what is listed, and makes failures of what cannot be a path."""
+
+    def __init__(self) -> None:
+        self._listed = Count("listed_images")
+        self._failed = Count("list_failed_images")
+
+    def add(self, entry: ImageRef | BadName) -> ImageRef | Failure:
+        self._listed.add(1)
+        if isinstance(entry, BadName):
+            self._failed.add(1)
+            return entry.failure()
+        return entry
 
 
 class _ListDoFn(beam.DoFn):
     def __init__(self, settings: InputSettings) -> None:
         self._settings = settings
-        self._listed = Count("listed_images")
-        self._failed = Count("list_failed_images")
+        self._tally = _Tally()
 
-    def process(self, source: InputSource) -> Iterator[ImageRef | Failure]:
-        for entry in list_input(source, self._settings):
-            self._listed.add(1)
-            if isinstance(entry, BadName):
-                self._failed.add(1)
-                yield entry.failure()
+    def process(self, shard: Shard) -> Iterator[ImageRef | Failure]:
+        yield from map(self._tally.add, list_shard(shard, self._settings))
+
+
+class _TakeApartDoFn(beam.DoFn):
+    def __init__(self, settings: InputSettings, split_bytes: int) -> None:
+        self._settings = settings
+        self._split_bytes = split_bytes
+        self._tally = _Tally()
+
+    def process(
+        self, source: InputSource
+    ) -> Iterator[ImageRef | Failure | beam.pvalue.TaggedOutput[Literal["shards"], Shard]]:
+        for found in plan_shards(source, self._settings, self._split_bytes):
+            if isinstance(found, ImageRef | BadName):
+                yield self._tally.add(found)
             else:
-                yield entry
+                yield beam.pvalue.TaggedOutput(SHARDS, found)

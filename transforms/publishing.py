@@ -88,6 +88,10 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
     if done or storage.stat(layout.plan) is not None:
         # A runner may carry this step out again after it has succeeded, or after it was killed half-way.
         complete(layout)
+        if storage.stat(layout.staged_identity) is None:
+            # A runner that scores again after publishing stages again. Without an identity it is nobody's; with one
+            # it belongs to a launcher that has begun this run anew, to replace it.
+            _leave_staging(layout)
         return read_outcome(layout)
     codes = _failures_by_code(files)
     overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
@@ -181,12 +185,15 @@ def _unhealthy(facts: RunFacts, health: Health, ledger: Ledger, codes: dict[str,
 
 def _failures_by_code(files: Sequence[WrittenFile]) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for file in files:
-        if file.table == "failures":
-            filesystem, inner = storage.filesystem(file.path)
-            with filesystem.open_input_file(inner) as opened:
-                counts.update(pq.read_table(opened, columns=["code"]).column("code").to_pylist())
+    for codes in storage.in_threads(_codes, (file.path for file in files if file.table == "failures")):
+        counts.update(codes)
     return dict(counts.most_common())
+
+
+def _codes(path: str) -> Counter[str]:
+    filesystem, inner = storage.filesystem(path)
+    with filesystem.open_input_file(inner) as opened:
+        return Counter(pq.ParquetFile(opened).read(columns=["code"]).column("code").to_pylist())
 
 
 def _empty_tables(facts: RunFacts, files: Sequence[WrittenFile]) -> list[WrittenFile]:
@@ -255,7 +262,7 @@ def complete(layout: RunLayout) -> bool:
     for stale in (*layout.reports, *layout.refusal):
         storage.delete_file(stale)
     carry_out(layout, plan)
-    storage.write_bytes(layout.manifest, _json(manifest))
+    storage.write_bytes(layout.manifest, _manifest_json(manifest))
     storage.write_bytes(layout.success, b"")
     storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
     _leave_staging(layout)
@@ -398,3 +405,10 @@ def _outcome_json(outcome: Outcome) -> dict[str, Any]:
 
 def _json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _manifest_json(manifest: dict[str, Any]) -> bytes:
+    # A file a line: easier to read than a value a line, and ten times faster to write where there are 100,000.
+    head, name, tail = json.dumps({**manifest, "files": []}, indent=2, ensure_ascii=False).rpartition('"files": [')
+    files = ",\n    ".join(json.dumps(entry, ensure_ascii=False) for entry in manifest["files"])
+    return f"{head}{name}\n    {files}\n  {tail}\n".encode()

@@ -1,7 +1,7 @@
 """ScoreBatches: from batches of pixels to rows of the scores table, with one shared model a process."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Literal
@@ -17,6 +17,7 @@ from transforms.errors import ExitCode, RunError
 from transforms.observe import Capacity, Count
 from transforms.records import Failure, ImageBatch
 from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan
+from transforms.versions import check_versions
 
 FAILURES = "failures"
 SCORES = "scores"
@@ -35,6 +36,8 @@ class ScoreBatches(beam.PTransform):
     """What the launcher saw; a worker that finds another model stops the run. None takes any."""
     shared: Shared = field(default_factory=Shared)
     """Holds the one model of a process; the launcher that has loaded it hands over its own."""
+    versions: Mapping[str, str] | None = None
+    """What the launcher has installed; a worker that has other versions stops the run. None takes any."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -48,7 +51,7 @@ class ScoreBatches(beam.PTransform):
                 "ScoreBatches needs globally windowed batches, for their rows come out later than they go in: apply "
                 "beam.WindowInto(beam.window.GlobalWindows()) before it"
             )
-        score = _ScoreDoFn(self.plan, self.model_fingerprint, self.shared)
+        score = _ScoreDoFn(self.plan, self.model_fingerprint, self.shared, self.versions)
         return batches | "Score" >> beam.ParDo(score).with_output_types(pa.RecordBatch, failures=Failure).with_outputs(
             FAILURES, main=SCORES
         )
@@ -57,7 +60,14 @@ class ScoreBatches(beam.PTransform):
 class _ScoreDoFn(beam.DoFn):
     """Hands batches to the devices, and makes rows of the one before while they compute."""
 
-    def __init__(self, plan: ScorerPlan, model_fingerprint: str | None, shared: Shared) -> None:
+    def __init__(
+        self,
+        plan: ScorerPlan,
+        model_fingerprint: str | None,
+        shared: Shared,
+        versions: Mapping[str, str] | None = None,
+    ) -> None:
+        self._versions = versions
         self._plan = plan
         self._model_fingerprint = model_fingerprint
         self._shared = shared
@@ -68,6 +78,22 @@ class _ScoreDoFn(beam.DoFn):
         self._out_of_memory = Count("score_out_of_memory_calls")
 
     def setup(self) -> None:
+        self._is_ready = False
+
+    def start_bundle(self) -> None:
+        # Not in setup: a worker opens its data channel after it. Flink's runner waits three minutes for that channel,
+        # too short for a large model, and never learns what setup has raised.
+        if not self._is_ready:
+            self._get_ready()
+            self._is_ready = True
+        # Of a bundle that failed: it comes again as a whole.
+        while self._under_way:
+            self._under_way.popleft().cancel()
+        self._capacity.start()
+
+    def _get_ready(self) -> None:
+        if self._versions is not None:
+            check_versions(self._versions)
         # Never released in teardown: Beam tears an idle DoFn down after a minute, and the model took longer to load.
         self._scorer: Scorer = self._shared.acquire(lambda: Scorer(self._plan))
         found = self._scorer.classifier.fingerprint
@@ -79,12 +105,6 @@ class _ScoreDoFn(beam.DoFn):
             )
         self._pool = ThreadPoolExecutor(self._scorer.calls_in_flight, thread_name_prefix="model")
         self._under_way: deque[Future[PredictedBatch]] = deque()
-
-    def start_bundle(self) -> None:
-        # Of a bundle that failed: it comes again as a whole.
-        while self._under_way:
-            self._under_way.popleft().cancel()
-        self._capacity.start()
 
     def process(
         self, batch: ImageBatch
@@ -110,7 +130,8 @@ class _ScoreDoFn(beam.DoFn):
         self._capacity.stop(self._scorer.calls_in_flight)
 
     def teardown(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._is_ready:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _finish(self) -> ScoredBatch:
         """Wait for the oldest batch under way; what its call has raised is raised here, in the bundle's own thread."""

@@ -3,20 +3,26 @@
 import hashlib
 import json
 import logging
+import socket
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from transforms import storage
-from transforms.errors import ConfigError
+from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import TABLES, RunLayout
+from transforms.memory import ByteBudget
 from transforms.part_files import closed_digest, file_schema
 from transforms.records import WrittenFile
 
 _LOG = logging.getLogger(__name__)
 _PATH_COLUMN = "image_path"
+# Files that are looked at side by side: four of the largest, or any number of small ones.
+_BYTES_AT_A_TIME = 1024**3
 # What Arrow raises of bytes that are no Parquet file, or a damaged one: names and numbers that make no sense, too.
 _DAMAGE = (pa.ArrowException, OSError, KeyError, ValueError)
 
@@ -85,32 +91,77 @@ def claim_staging(
     return _adopt(layout.staged_table("scores"), file_schema(schema, metadata))
 
 
+def check_begun(layout: RunLayout) -> None:
+    """See on a worker that its output is the one in which the launcher has begun the run.
+
+    A path like /mnt/out exists on every machine, and is one folder only where a disk is shared: a worker with a folder
+    of its own would score a night for nobody.
+
+    Raises:
+        RunError: It is not.
+    """
+    # A runner may work on after publishing, when the staging folder has gone: it repeats what it is not sure of.
+    if not any(storage.stat(path) for path in (layout.staged_identity, layout.success, layout.refused, layout.plan)):
+        raise RunError(
+            ExitCode.WRONG_INPUT,
+            f"worker {socket.gethostname()} does not find in {layout.output} what the launcher has begun run "
+            f"{layout.run_id} with: the output must be one place for the launcher and all workers; give a bucket, or "
+            "a folder on a disk that all of them have mounted",
+        )
+
+
+class _Examined(NamedTuple):
+    """A closed file of an earlier attempt."""
+
+    file: WrittenFile | None
+    """None where it is not adopted."""
+    hashes: npt.NDArray[np.int64]
+    """Of the paths of its images; 64 bits: a collision only means that a file is scored again."""
+    warning: str | None
+    """Why it is not adopted."""
+
+
 def _adopt(folder: str, schema: pa.Schema) -> Adopted:
+    closed = [file for file in storage.list_folder(folder, missing_ok=True) if file.path.endswith(".parquet")]
+    budget = ByteBudget(_BYTES_AT_A_TIME)
+    whole = []
+    for found in storage.in_threads(lambda file: _examine(file, schema, budget), closed):
+        if found.warning is not None:
+            _LOG.warning("%s", found.warning)
+        if found.file is not None:
+            whole.append((found.file, found.hashes))
+    # Of a hundred million paths, sets would be ten gigabytes: only what is there twice is held in one.
+    hashes = np.sort(np.concatenate([hashes for _, hashes in whole])) if whole else np.empty(0, np.int64)
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     files: list[WrittenFile] = []
-    # 64-bit hashes: a collision only means that a file is scored again.
     seen: set[int] = set()
-    closed = list(storage.list_folder(folder)) if storage.is_folder(folder) else []
-    for file in closed:
-        if not file.path.endswith(".parquet"):
+    for file, paths in whole:
+        doubtful = paths[np.isin(paths, twice)].tolist() if len(twice) else []
+        if len(set(doubtful)) != len(doubtful) or not seen.isdisjoint(doubtful):
             continue
-        try:
-            data = storage.read_bytes(file.path)
-            digest = _check_digest(file.path, data)
-            hashes = [hash(path) for path in _checked_paths(data, schema)]
-        except _Foreign as error:
-            _LOG.warning("staged file %s is not adopted: %s", file.path, error)
-            continue
-        except _DAMAGE as error:
-            # A power failure can leave a name without its bytes. It goes with the staging folder; its images are
-            # scored again.
-            _LOG.warning("staged file %s is damaged and not adopted: %s", file.path, str(error).split("\n")[0])
-            continue
-        paths = set(hashes)
-        if seen & paths or len(paths) != len(hashes):
-            continue
-        seen |= paths
-        files.append(WrittenFile("scores", file.path, len(paths), len(data), digest))
-    return Adopted(tuple(files), len(seen))
+        seen.update(doubtful)
+        files.append(file)
+    return Adopted(tuple(files), sum(file.rows for file in files))
+
+
+def _examine(file: storage.FileStat, schema: pa.Schema, budget: ByteBudget) -> _Examined:
+    nothing = np.empty(0, np.int64)
+    budget.acquire(file.size_bytes)
+    try:
+        data = storage.read_bytes(file.path)
+        digest = _check_digest(file.path, data)
+        paths = _checked_paths(data, schema)
+    except _Foreign as error:
+        return _Examined(None, nothing, f"staged file {file.path} is not adopted: {error}")
+    except _DAMAGE as error:
+        # A power failure can leave a name without its bytes. It goes with the staging folder; its images are scored
+        # again.
+        reason = str(error).split("\n")[0]
+        return _Examined(None, nothing, f"staged file {file.path} is damaged and not adopted: {reason}")
+    finally:
+        budget.release(file.size_bytes)
+    hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
+    return _Examined(WrittenFile("scores", file.path, len(paths), len(data), digest), hashes, None)
 
 
 def _check_digest(path: str, data: bytes) -> str:

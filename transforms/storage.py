@@ -9,16 +9,18 @@ and deletions look first what the attempt before has done.
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import re
 import stat as stat_module
 import threading
 import urllib.parse
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
+import pyarrow as pa
 from pyarrow import fs
 
 from transforms import folders, stores
@@ -26,11 +28,13 @@ from transforms.errors import ConfigError
 from transforms.redaction import redact_url
 from transforms.retrying import Backoff, call_with_retries
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 REMOTE_SCHEMES = stores.SCHEMES
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_MOVE_THREADS = 16
+_THREADS = 16
+_CHUNK_BYTES = 1024**2
 _making = threading.Lock()
 SECOND = 1_000_000_000  # nanoseconds
 
@@ -150,7 +154,8 @@ def _local_filesystem() -> fs.FileSystem:
     return fs.LocalFileSystem()
 
 
-def _persist(operation: Callable[[], T], is_passing: Callable[[Exception], bool] = stores.is_passing) -> T:
+def persist(operation: Callable[[], T], is_passing: Callable[[Exception], bool] = stores.is_passing) -> T:
+    """Try an operation of a store again while its troubles pass, for two minutes."""
     return call_with_retries(lambda _: operation(), is_passing, Backoff())
 
 
@@ -162,9 +167,9 @@ def stat(path: str) -> FileStat | None:
     """
     if is_remote(path):
         filesystem_, inner = impatient_filesystem(path)
-        return remote_stat(path, _persist(lambda: filesystem_.get_file_info(inner)))
+        return remote_stat(path, persist(lambda: filesystem_.get_file_info(inner)))
     status = folders.status(path)
-    return _local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
+    return local_stat(path, status) if status is not None and stat_module.S_ISREG(status.st_mode) else None
 
 
 def is_folder(path: str) -> bool:
@@ -176,12 +181,13 @@ def is_folder(path: str) -> bool:
     if is_remote(path):
         # Not impatiently: of GCS, Arrow takes an error of the listing for its first object.
         filesystem_, inner = filesystem(path.rstrip("/"))
-        return bool(_persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
+        return bool(persist(lambda: filesystem_.get_file_info(inner)).type == fs.FileType.Directory)
     status = folders.status(path)
     return status is not None and stat_module.S_ISDIR(status.st_mode)
 
 
-def _local_stat(path: str, status: os.stat_result) -> FileStat:
+def local_stat(path: str, status: os.stat_result) -> FileStat:
+    """Return what the system says of a local file."""
     return FileStat(path, status.st_size, file_version(status.st_mtime_ns, status.st_size))
 
 
@@ -198,28 +204,35 @@ def file_version(mtime_ns: int, size: int) -> str:
     return f"{mtime_ns}-{size}"
 
 
-def list_folder(folder: str, *, recursive: bool = True) -> Iterator[FileStat]:
+def list_folder(folder: str, *, recursive: bool = True, missing_ok: bool = False) -> Iterator[FileStat]:
     """Yield every file below a folder or prefix, in an order that is stable on local disks.
 
     Local links to folders are followed, a link to a folder above itself is not. A broken link is listed, so that
     reading it becomes a failures row; what is deleted while the listing goes on is not.
 
+    Args:
+        folder: Absolute local path, or URL.
+        recursive: Also what lies in the folders below it.
+        missing_ok: No files where there is no such folder, instead of an error.
+
     Raises:
         FileNotFoundError: The folder does not exist.
         OSError: A folder cannot be listed: a part of the images must never be missing in silence.
     """
+    if missing_ok and not is_folder(folder):
+        return
     if is_remote(folder):
         filesystem_, inner = filesystem(folder)
         scheme = folder.partition("://")[0]
         selector = fs.FileSelector(inner.rstrip("/"), recursive=recursive)
         # Whole before its first entry is given away: one that breaks off is repeated without a trace. Single pages are
         # repeated by the client: at one fault in a hundred requests, no listing of a million objects would end.
-        for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+        for info in persist(lambda: stores.list_all(filesystem_, selector)):
             if found := remote_stat(f"{scheme}://{info.path}", info):
                 yield found
         return
     for path, status in folders.walk(folder, recursive=recursive):
-        yield _local_stat(path, status)
+        yield local_stat(path, status)
 
 
 def list_names(folder: str) -> list[fs.FileInfo]:
@@ -232,7 +245,7 @@ def list_names(folder: str) -> list[fs.FileInfo]:
     # Of GCS, Arrow tells a folder's objects only, not the prefixes in it: those are known by what lies below.
     selector = fs.FileSelector(inner, allow_not_found=True, recursive=folder.startswith("gs://"))
     entries = {}
-    for info in _persist(lambda: stores.list_all(filesystem_, selector)):
+    for info in persist(lambda: stores.list_all(filesystem_, selector)):
         name, below, _ = info.path[len(join(inner, "")) :].partition("/")
         entries[name] = fs.FileInfo(join(inner, name), fs.FileType.Directory) if below else info
     return list(entries.values())
@@ -253,7 +266,21 @@ def read_bytes(path: str) -> bytes:
         with filesystem_.open_input_stream(inner) as stream:
             return bytes(stream.read())
 
-    return _persist(read)
+    return persist(read)
+
+
+def read_digest(path: str) -> str:
+    """Return the SHA-256 of a file of any size.
+
+    Raises:
+        OSError: It does not exist or cannot be read.
+    """
+    filesystem_, inner = filesystem(path)
+    digest = hashlib.sha256()
+    with filesystem_.open_input_stream(inner) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -269,7 +296,7 @@ def write_bytes(path: str, data: bytes) -> None:
             with filesystem_.open_output_stream(inner) as stream:
                 stream.write(data)
 
-        _persist(write)
+        persist(write)
         return
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = f"{path}.{uuid.uuid4().hex}.tmp"
@@ -310,30 +337,58 @@ def move_files(pairs: list[tuple[str, str]]) -> None:
         FileNotFoundError: A file is at neither place.
         OSError: A file cannot be moved.
     """
+    _transfer_all(pairs, lambda filesystem_: filesystem_.move)
+
+
+def copy_files(pairs: list[tuple[str, str]]) -> None:
+    """Copy files to new names as move_files moves them; the old ones stay.
+
+    In a store a move is a copy and a deletion, and many deletions are one request.
+
+    Raises:
+        FileNotFoundError: A file is at neither place.
+        OSError: A file cannot be copied.
+    """
+    _transfer_all(pairs, lambda filesystem_: filesystem_.copy_file)
+
+
+def _transfer_all(pairs: list[tuple[str, str]], choose: Callable[[fs.FileSystem], Callable[[str, str], None]]) -> None:
     for folder in {parent(target) for _, target in pairs}:
         make_folder(folder)
-    with ThreadPoolExecutor(_MOVE_THREADS) as pool:
-        list(pool.map(lambda pair: _move(*pair), pairs))
+    in_threads(lambda pair: _transfer(*pair, choose), pairs)
 
 
-def _move(source: str, target: str) -> None:
+def _transfer(source: str, target: str, choose: Callable[[fs.FileSystem], Callable[[str, str], None]]) -> None:
     filesystem_, inner = impatient_filesystem(source)
     place = filesystem(target)[1]
+    transfer = choose(filesystem_)
 
-    def move() -> None:
-        if _exists(filesystem_, inner):
-            try:
-                filesystem_.move(inner, place)
-            except OSError:
-                # The answer may have been lost on its way: what the store has done counts.
-                if _exists(filesystem_, inner):
-                    raise
-            else:
-                return
-        if not _exists(filesystem_, place):
-            raise FileNotFoundError(errno.ENOENT, "neither at its old place nor at its new one", f"{source}, {target}")
+    def attempt() -> None:
+        # Not asked first: that is a request for each file, and the answer is nearly always the same.
+        try:
+            transfer(inner, place)
+        except (OSError, pa.ArrowException) as error:
+            # It is at its new place already, or the answer was lost on its way: what the store has done counts.
+            if _exists(filesystem_, inner):
+                raise
+            if not _exists(filesystem_, place):
+                what = "neither at its old place nor at its new one"
+                raise FileNotFoundError(errno.ENOENT, what, f"{source}, {target}") from error
 
-    _persist(move)
+    persist(attempt)
+
+
+def in_threads(work: Callable[[A], T], items: Iterable[A]) -> list[T]:
+    """Do something with each item, many at a time; return the results in their order.
+
+    Raises:
+        Exception: What the first item that failed has raised; what was not begun then is left.
+    """
+    with ThreadPoolExecutor(_THREADS) as pool:
+        try:
+            return list(pool.map(work, items))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _exists(filesystem_: fs.FileSystem, inner: str) -> bool:
@@ -362,6 +417,11 @@ def delete_folder(path: str) -> None:
     _delete(filesystem_, inner.rstrip("/"), fs.FileType.Directory, filesystem_.delete_dir)
 
 
+def delete_files(paths: Iterable[str]) -> None:
+    """Delete files, many at once; one that does not exist is no error."""
+    in_threads(delete_file, paths)
+
+
 def delete_file(path: str) -> None:
     """Delete a file; one that does not exist is no error."""
     filesystem_, inner = impatient_filesystem(path)
@@ -375,4 +435,4 @@ def _delete(filesystem_: fs.FileSystem, inner: str, kind: fs.FileType, delete: C
 
     # Gone between the question and the deletion, as after an attempt whose answer was lost: the next attempt sees it.
     # GCS says so of every folder, too, after it has deleted all below it: no object has the folder's own name.
-    _persist(look_and_delete, lambda error: isinstance(error, FileNotFoundError) or stores.is_passing(error))
+    persist(look_and_delete, lambda error: isinstance(error, FileNotFoundError) or stores.is_passing(error))

@@ -16,7 +16,7 @@ from pipeline.after.compare_join import Names, Shared, join_runs, match_names
 from pipeline.after.published import PublishedRun, matrix
 from transforms import storage
 from transforms.distributions import Distributions, Histogram, measure, probability_edges
-from transforms.divergence import Divergence, compare_classes, compare_levels
+from transforms.divergence import Divergence, compare_classes, compare_levels, diverge
 from transforms.errors import InputError
 from transforms.probabilities import top_k
 
@@ -274,7 +274,8 @@ def _population(
     held = np.flatnonzero((before > 0) | (now > 0))
     order = held[np.lexsort((held, -np.abs(change[held])))]
     return Population(
-        compare_classes(before, now),
+        # Of the same images nothing is chance: no class has to be put together with others.
+        diverge(before[held], now[held]) if paired else compare_classes(before, now),
         compare_levels(confidences[0].counts, confidences[1].counts),
         tuple(Shift(names.labels[place], int(before[place]), int(now[place])) for place in order.tolist()),
         confidences,

@@ -1,9 +1,9 @@
 """Find the images that two runs share, and count on the way how their answers differ.
 
-Of the first run 36 bytes a row are held: 64-bit hashes of path and version, answer, confidence and place; the second is
-read as a stream. A hundred million images take 4 GB. Two paths of a hundred million that share a hash, which happens
-about once in four thousand comparisons of that size, would be taken for one image; those that are shown are compared
-letter for letter.
+Of the first run about 40 bytes a row are held: 64-bit hashes of path and version, answer, confidence and place; the
+second is read as a stream. A hundred million images take 4 GB. Two paths of a hundred million that share
+a hash, which happens about once in four thousand comparisons of that size, would be taken for one image; those that are
+shown are compared letter for letter.
 """
 
 from collections import Counter

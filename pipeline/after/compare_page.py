@@ -35,11 +35,8 @@ def comparison_page(found: Comparison, run: PublishedRun, seconds: float = 20.0)
         line=f"{names[1]} compared with {names[0]}",
         notes=notes(found),
         cards=_cards(found),
-        populations=[
-            (title, _figures(population), _charts(population, names))
-            for title, population in (("All images", found.all_images), ("The same images", found.shared_images))
-            if population.class_mix is not None
-        ],
+        all_images=_population(found.all_images, names),
+        same_images=_population(found.shared_images, names),
         flips=[(flip.before, flip.now, count_text(flip.images)) for flip in found.flips[:_FLIPS]],
         more_flips=max(len(found.flips) - _FLIPS, 0),
         movement=found.movement,
@@ -75,18 +72,20 @@ def _cards(found: Comparison) -> list[tuple[str, str, str]]:
     return cards
 
 
-def _figures(population: Population) -> list[tuple[str, str]]:
+def _population(
+    population: Population, names: tuple[str, str]
+) -> tuple[list[tuple[str, str]], list[tuple[str, Markup, str]]] | None:
+    """Return figures and charts; None where one of the runs has no such image."""
     if population.class_mix is None or population.confidence is None:
-        return []
-    return [
-        ("class mix", divergence_text(population.class_mix, paired=population.paired)),
-        ("confidence", divergence_text(population.confidence, paired=population.paired)),
+        return None
+    figures = [
+        (name, divergence_text(found, paired=population.paired))
+        for name, found in (("class mix", population.class_mix), ("confidence", population.confidence))
     ]
+    return figures, _charts(population, names)
 
 
 def _charts(population: Population, names: tuple[str, str]) -> list[tuple[str, Markup, str]]:
-    if population.class_mix is None:
-        return []
     totals = [max(sum(counts), 1) for counts in zip(*((s.before, s.now) for s in population.shifts), strict=True)]
     rows = []
     for shift in population.shifts[:_CLASSES]:

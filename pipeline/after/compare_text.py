@@ -1,7 +1,7 @@
 """A comparison as text for a person."""
 
 from pipeline.after.compare import Comparison, Movement, Population, Side
-from transforms.divergence import Divergence
+from transforms.divergence import LEAST_EXPECTED, Divergence
 from transforms.redaction import printable
 
 
@@ -16,7 +16,7 @@ def comparison_text(found: Comparison, rows: int) -> str:
     lines = [
         f"run {second.run_id} compared with run {first.run_id}",
         *(f"  {name}    {_side(side)}" for name, side in zip(("first ", "second"), found.sides, strict=True)),
-        *notes(found),
+        *(f"  note      {note}" for note in notes(found)),
         *_images(found),
         *_population("all images", found.all_images, rows),
     ]
@@ -93,6 +93,8 @@ def _population(title: str, population: Population, rows: int) -> list[str]:
 
 def divergence_text(found: Divergence, *, paired: bool) -> str:
     """Say PSI and Jensen-Shannon, and of different images whether chance alone may have made them."""
+    if found.groups == 1 and not paired:
+        return f"too few images for two groups of at least {LEAST_EXPECTED} to compare"
     plural = "" if found.groups == 1 else "s"
     chance = ", which may be chance" if found.by_chance and not paired else ""
     return f"PSI {found.psi:.3f}, Jensen-Shannon {found.js:.4f} over {found.groups} group{plural}{chance}"

@@ -16,7 +16,7 @@ from pipeline.after.published import (
 )
 from transforms import storage
 from transforms.errors import ExitCode, InputError
-from transforms.layout import RunLayout, Table, absolute_folder, check_run_id
+from transforms.layout import RunLayout, absolute_folder, check_run_id
 from transforms.ledger import Ledger
 from transforms.publishing import is_published
 
@@ -44,8 +44,8 @@ class EndedRun:
     """For the operator."""
     facts: dict[str, Any]
     """The manifest; of a refused run what its manifest would have said of it."""
-    ledger: Ledger
-    """Where every image went."""
+    ledger: dict[str, int]
+    """Where every image went: transforms.ledger.Ledger, as it was written."""
     failures_by_code: dict[str, int]
     """Rows of the failures table, by code."""
     files: tuple[TableFile, ...]
@@ -56,17 +56,24 @@ class EndedRun:
         """Whether it came to its end and was not published."""
         return self.exit_code is not ExitCode.PUBLISHED
 
-    def paths(self, table: Table) -> list[str]:
+    def paths(self, table: str) -> list[str]:
         """Return the files of a table, in their order."""
         return [file.path for file in self.files if file.table == table]
 
-    def description(self) -> PublishedRun | None:
-        """Return what the scores files say of the run; None where there is no such file: nothing was scored.
+    def rows(self, table: str) -> int:
+        """Return how many rows the files of a table have."""
+        return sum(file.rows for file in self.files if file.table == table)
+
+    def description(self, table: str = "scores") -> PublishedRun | None:
+        """Return what the files of scores say of the run; None where there is no such file: nothing was scored.
+
+        Args:
+            table: scores, or scores_challenger for what a second model says.
 
         Raises:
             InputError: A file cannot be read.
         """
-        first = next(iter(self.paths("scores")), None)
+        first = next(iter(self.paths(table)), None)
         if first is None:
             return None
         filesystem, inner = storage.filesystem(first)
@@ -114,7 +121,7 @@ def read_ended(layout: RunLayout, *, refused: bool) -> EndedRun:
         return _ended(layout, layout.manifest, manifest, manifest, ExitCode.PUBLISHED, "")
     said = read_json(layout.refused, layout.run_id)
     try:
-        outcome, facts = said["outcome"], said["run"]
+        outcome, facts = said["outcome"], {**said["run"], "health": said.get("health")}
         code, message = ExitCode(outcome["exit_code"]), str(outcome["message"])
     except (KeyError, TypeError, ValueError) as error:
         raise _damaged(layout, layout.refused) from error
@@ -132,7 +139,8 @@ def _ended(
         overridden = facts.get("limits_overridden")
         published = f"published in spite of its limits: {overridden['message']}" if overridden else "published"
         codes = {str(name): int(count) for name, count in said["failures_by_code"].items()}
-        return EndedRun(layout, code, message or published, dict(facts), Ledger(**said["ledger"]), codes, tuple(files))
+        Ledger(**said["ledger"])
+        return EndedRun(layout, code, message or published, dict(facts), dict(said["ledger"]), codes, tuple(files))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(layout, source) from error
 

@@ -337,7 +337,7 @@ def _below(files: Sequence[FileStat], folder: str) -> list[FileStat]:
 
 
 def _files(folder: str) -> list[FileStat]:
-    return sorted(storage.list_folder(folder)) if storage.is_folder(folder) else []
+    return sorted(storage.list_folder(folder, missing_ok=True))
 
 
 def _folders(folder: str) -> list[str]:
@@ -345,8 +345,7 @@ def _folders(folder: str) -> list[str]:
     if storage.is_remote(folder):
         # By all files below: of GCS, Arrow lists no folders.
         start = len(storage.join(folder, ""))
-        files = storage.list_folder(folder) if storage.is_folder(folder) else ()
-        below = (file.path[start:].partition("/") for file in files)
+        below = (file.path[start:].partition("/") for file in storage.list_folder(folder, missing_ok=True))
         return sorted({name for name, slash, _ in below if slash})
     names = []
     # Not through pyarrow: it cannot list names that are not UTF-8.

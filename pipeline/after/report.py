@@ -76,7 +76,7 @@ def _read_report(run: EndedRun) -> dict[str, Any] | None:
         report = json.loads(storage.read_bytes(path))
     except ValueError:
         return None  # damaged: it is made anew
-    of_it = report_contradiction(report, {**run.facts, "ledger": run.ledger._asdict()}) is None
+    of_it = report_contradiction(report, {**run.facts, "ledger": run.ledger}) is None
     return dict(report) if of_it else None
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.after.ended import EndedRun
 from pipeline.after.report_advice import Spent, advise, use_of
+from pipeline.after.report_challenger import Answers, challenge
 from pipeline.after.report_contradiction import REPORT_VERSION
 from pipeline.after.report_rows import (
     FailedRow,
@@ -75,9 +76,10 @@ def collect(run: EndedRun, time: Mapping[str, Any] | None, least_certain: int, n
             "published_at": run.facts.get("published_at"),
         },
         "made_at": now.astimezone(UTC).isoformat(timespec="seconds"),
-        "ledger": run.ledger._asdict(),
+        "ledger": run.ledger,
         "time": time,
         "throughput": throughput(scan.ticks),
+        "health": run.facts.get("health"),
         "failures": {
             "by_code": run.failures_by_code,
             "by_stage": [
@@ -88,8 +90,24 @@ def collect(run: EndedRun, time: Mapping[str, Any] | None, least_certain: int, n
         "distributions": scan.distributions.to_json(),
         "least_certain": {"by": "entropy" if independent else "margin", "images": _uncertain(rows)},
         "images": _images(scan),
+        "challenger": _challenger(run, Answers(scores, tuple(labels), run.rows("scores"))),
         "run": {name: run.facts.get(name) for name in _FACTS},
     }
+
+
+def _challenger(run: EndedRun, model: Answers) -> dict[str, Any] | None:
+    """Return what is told of a second model that has scored the same images; None where there was none."""
+    described = run.description("scores_challenger")
+    if described is None:
+        return None
+    told = run.facts.get("challenger") or {}
+    return challenge(
+        model,
+        Answers(run.paths("scores_challenger"), described.labels, run.rows("scores_challenger")),
+        independent=described.independent,
+        model_id=(described.schema.metadata or {}).get(b"score_images.model_id", b"").decode() or None,
+        failures_by_code=told.get("failures_by_code", {}),
+    )
 
 
 def time_of(spent: Spent) -> dict[str, Any]:

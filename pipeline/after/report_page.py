@@ -8,7 +8,7 @@ import yaml
 
 from pipeline.after.report_data import class_mix, mean_of, pictured
 from pipeline.pages import charts
-from pipeline.pages.charts import Bar
+from pipeline.pages.charts import Bar, Pair
 from pipeline.pages.page import (
     count_text,
     duration_text,
@@ -51,7 +51,9 @@ def report_html(report: Mapping[str, Any], pictures: Mapping[str, Thumbnail], th
         ledger=_ledger(report),
         time=_time(report["time"]),
         pace=_pace(report["throughput"]),
+        health=_health(report["health"]),
         answers=_answers(report),
+        challenger=_challenger(report),
         uncertain=[(pictures[path], _uncertain_lines(by_path[path])) for path in uncertain if path in pictures],
         told=[] if uncertain else list(map(_uncertain_row, report["least_certain"]["images"])),
         codes=_codes(report),
@@ -146,6 +148,25 @@ def _pace(pace: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
+def _health(health: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if health is None:
+        return None
+    moved = [
+        Pair(
+            row["label"], row["share_before"], row["share_now"],
+            f"{percent_text(row['share_before'])} → {percent_text(row['share_now'])}",
+        )
+        for row in health["moved"]
+    ]  # fmt: skip
+    names = (f"run {health['baseline']}", "this run")
+    return {
+        "message": f"The answers have {health['message']}" if health["breaches"] else
+        f"The answers are {health['message']}",
+        "state": "bad" if health["breaches"] else "",
+        "chart": charts.pairs("Classes that have moved most", names, moved) if moved else "",
+    }  # fmt: skip
+
+
 def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
     counted = report["distributions"]
     if not counted["rows"]:
@@ -168,6 +189,30 @@ def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
             f"({percent_text(rest / counted['rows'])})"
         )
     return {"histograms": drawn, "mix": charts.bars("Class mix", rows), "seen": seen}
+
+
+def _challenger(report: Mapping[str, Any]) -> dict[str, Any] | None:
+    found = report["challenger"]
+    if found is None:
+        return None
+    compared = found["compared_images"]
+    failed = found["failures_by_code"]
+    codes = ", ".join(f"{count_text(count)} {code}" for code, count in failed.items())
+    ours, theirs = (counted["confidence"] for counted in (report["distributions"], found["distributions"]))
+    (edges, first), (_, second) = (coarse(side["edges"], side["counts"]) for side in (ours, theirs))
+    names = ("model", "challenger")
+    return {
+        "line": f"{found['model_id'] or 'A second model'} has scored the same images.",
+        "cards": [
+            ("agree", percent_text(found["agreeing_images"] / compared) if compared else "-",
+             f"of {count_text(compared)} compared"),
+            ("scored", count_text(found["distributions"]["rows"]), "by the challenger"),
+            ("failed", count_text(sum(failed.values())), codes),
+        ],
+        "chart": charts.histograms("Top-1 confidence", names, edges, first, second,
+                                   "probability of the strongest class"),
+        "flips": [[flip["label"], flip["challenger_label"], count_text(flip["images"])] for flip in found["flips"]],
+    }  # fmt: skip
 
 
 def coarse(edges: list[float], counts: list[int], bins: int = _BINS) -> tuple[list[float], list[int]]:

@@ -4,7 +4,6 @@ Files are read twice: whole, for their digest, and a row group at a time, for wh
 and 8 bytes for each row of both tables, by which a path that is there twice is found.
 """
 
-import hashlib
 import json
 from array import array
 from collections import Counter
@@ -56,7 +55,6 @@ PROMISES = {
 """What is checked, in this order."""
 
 _BEHIND_ANSWERS = ("files", "pages", "schemas", "ledger", "finite", "range", "predicted", "margin", "entropy")
-_CHUNK_BYTES = 1 << 20
 # More paths than these are not compared letter for letter: then the run is broken enough.
 _MOST_SUSPECTS = 1_000_000
 
@@ -191,7 +189,7 @@ class _Checks:
             return False
         if found.size_bytes != file.size_bytes:
             self._add("files", f"{file.path} has {found.size_bytes:,} bytes, the manifest says {file.size_bytes:,}")
-        elif (digest := _digest(path)) != file.sha256:
+        elif (digest := storage.read_digest(path)) != file.sha256:
             self._add("files", f"{file.path} has SHA-256 {digest}, the manifest says {file.sha256}")
         return True
 
@@ -314,7 +312,7 @@ class _Checks:
         for table in TABLES:
             folder = self._layout.published_table(table)
             named = {storage.join(self._layout.output, file.path) for file in self._files}
-            for found in storage.list_folder(folder) if storage.is_folder(folder) else ():
+            for found in storage.list_folder(folder, missing_ok=True):
                 if found.path not in named:
                     self._add("strays", found.path.removeprefix(storage.join(self._layout.output, "")))
 
@@ -375,15 +373,6 @@ class _Checks:
             place = storage.join(self._layout.output, str(pointer.get(name)))
             if not (storage.stat(place) if name == "manifest" else storage.is_folder(place)):
                 self._add("latest", f"its {name} is {pointer.get(name)}, which is not there")
-
-
-def _digest(path: str) -> str:
-    filesystem, inner = storage.filesystem(path)
-    digest = hashlib.sha256()
-    with filesystem.open_input_stream(inner) as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _hashes(paths: Sequence[str]) -> npt.NDArray[np.int64]:

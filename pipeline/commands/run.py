@@ -1,8 +1,17 @@
 """Score images and publish a run."""
 
 import argparse
+import contextlib
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from pipeline.profiles import PROFILES
+
+if TYPE_CHECKING:
+    from pipeline.config import RunConfig
+    from pipeline.run import RunRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,10 +52,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting: limits.max_failure_rate=0.01; may be given several times",
     )
+    parser.add_argument(
+        "--profile",
+        choices=list(PROFILES),
+        metavar="NAME",
+        help=f"where to run: {', '.join(PROFILES)}; flags of Beam after -- win over it (default: this machine)",
+    )
+    parser.add_argument(
+        "--shared-disk",
+        action="store_true",
+        help="with --profile flink: every machine of the cluster has the local paths under the same names",
+    )
 
 
 def call(args: argparse.Namespace) -> int:
     """Run, print the summary, return the exit code."""
+    with request_of(args) as request:
+        from pipeline.run import run
+        from pipeline.summary import summary
+
+        result = run(request)
+    print(summary(result))
+    return result.outcome.exit_code
+
+
+@contextlib.contextmanager
+def request_of(args: argparse.Namespace) -> "Iterator[RunRequest]":
+    """Read the configuration and make the request of a run, with its model being loaded meanwhile."""
     from pipeline.config import load_config
 
     config = load_config(args.config, args.overrides)  # before the slow imports: a typo is answered at once
@@ -58,31 +90,37 @@ def call(args: argparse.Namespace) -> int:
     pool = ThreadPoolExecutor(1, thread_name_prefix="model")
     try:
         frozen = threading.Event()
-        loading = pool.submit(Scorer, config.scorer_plan(), frozen.set)
+        loading = pool.submit(Scorer, _config_here(config, args.profile).scorer_plan(), frozen.set)
         loading.add_done_callback(lambda _: frozen.set())
         # Importing needs the interpreter's lock, which loading the model needs first: then TensorFlow optimises and
         # measures it, which leaves time for Beam. Both at once took half a second longer.
         frozen.wait()
         import_beam()
-        from pipeline.run import RunRequest, run
-        from pipeline.summary import summary
+        from pipeline.run import RunRequest
 
-        result = run(
-            RunRequest(
-                config=config,
-                inputs=args.input,
-                output=args.output,
-                run_id=args.run_id,
-                overwrite=args.overwrite,
-                publish_anyway=args.publish_anyway,
-                since_run=args.since_run,
-                path_column=args.path_column,
-                beam_flags=args.beam_flags,
-                loading=loading.result,
-            )
+        yield RunRequest(
+            config=config,
+            inputs=args.input,
+            output=args.output,
+            run_id=args.run_id,
+            overwrite=args.overwrite,
+            publish_anyway=args.publish_anyway,
+            since_run=args.since_run,
+            path_column=args.path_column,
+            beam_flags=args.beam_flags,
+            profile=args.profile,
+            shared_disk=args.shared_disk,
+            loading=loading.result,
         )
     finally:
         # An interrupt does not wait for a model that is being loaded.
         pool.shutdown(wait=False)
-    print(summary(result))
-    return result.outcome.exit_code
+
+
+def _config_here(config: "RunConfig", profile: str | None) -> "RunConfig":
+    """Return the configuration by which this process loads the model: workers elsewhere have their own devices."""
+    if profile is None or PROFILES[profile].runner == "local":
+        return config
+    from pipeline.devices_elsewhere import launcher_config
+
+    return launcher_config(config)

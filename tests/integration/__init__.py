@@ -1,1 +1,1 @@
-"""Whole runs and whole processes, against real servers on loopback."""
+"""Tests with whole parts of other hands: container images, schedulers."""

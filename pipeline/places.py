@@ -1,0 +1,41 @@
+"""What workers on other machines can see."""
+
+from collections.abc import Iterator, Sequence
+
+from pipeline.config import RunConfig
+from pipeline.options import Flags, runner_kind
+from pipeline.pairs import check_device, check_reachable
+
+
+def check_places_of_workers(
+    config: RunConfig, inputs: Sequence[str], output: str, flags: Flags, *, shared_disk: bool
+) -> None:
+    """Refuse paths and devices that the workers of a run do not have.
+
+    Args:
+        config: The configuration.
+        inputs: As the user gave them.
+        output: The folder of all runs.
+        flags: Where the run is carried out.
+        shared_disk: All machines have the local paths under the same names.
+
+    Raises:
+        ConfigError: Something is on this machine only, or the workers have no such device.
+    """
+    places = list(_places(config, inputs, output))
+    if runner_kind(flags.options) == "dataflow":
+        check_reachable(places, cluster=False)
+        check_device(config.model.device, flags.options.get_all_options())
+    elif flags.profile is not None and flags.profile.runner == "flink" and not shared_disk:
+        check_reachable(places, cluster=True)
+
+
+def _places(config: RunConfig, inputs: Sequence[str], output: str) -> Iterator[tuple[str, str]]:
+    """Yield what workers open; golden images are the launcher's alone."""
+    yield from (("input", text.removeprefix("@")) for text in inputs)
+    yield "output", output
+    yield "model.path", config.model.path
+    if config.labels.path is not None:
+        yield "labels.path", config.labels.path
+    if isinstance(config.labels.thresholds, str):
+        yield "labels.thresholds", config.labels.thresholds

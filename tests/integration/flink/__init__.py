@@ -1,0 +1,1 @@
+"""Flink clusters of real processes, for tests and for `make flink-up`."""

@@ -1,0 +1,110 @@
+"""Launching a run: what is refused, what a dry run says, and how a job is named and followed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.config import RunConfig
+from pipeline.devices_elsewhere import launcher_config, worker_config
+from pipeline.jobs import Job, console_url, following
+from tests.model_zoo import pooled_model
+from tests.runs import make_photos, small_config, tree, write_config
+from transforms.layout import RunLayout
+
+FLINK = ["--", "--flink_master=jobmanager:8081"]
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, photos and a configuration."""
+    folder = tmp_path_factory.mktemp("launch")
+    pooled_model(folder / "model")
+    make_photos(folder / "photos", 2)
+    write_config(small_config(folder / "model"), folder / "config.yaml")
+    return folder
+
+
+def launch(workplace: Path, *more: str) -> int:
+    """Launch a run of local files."""
+    places = ["--input", str(workplace / "photos"), "--output", str(workplace / "scores"), "--run-id", "n1"]
+    return main(["launch", "--config", str(workplace / "config.yaml"), *places, *more])
+
+
+def test_a_local_run_is_not_launched(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing would go on without the launcher."""
+    assert launch(workplace) == 2
+    assert "a local run has none; take --profile flink or a dataflow profile, or score-images run" in (
+        capsys.readouterr().err
+    )
+    assert not (workplace / "scores").exists()
+
+
+def test_local_files_are_launched_on_flink_where_the_disk_is_shared(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Only whoever says so has such a cluster; a dry run shows the flags and steps, and touches nothing."""
+    assert launch(workplace, "--profile", "flink", "--dry-run", *FLINK) == 2
+    assert "or say --shared-disk where all machines have it under this name" in capsys.readouterr().err
+    before = tree(workplace)
+    assert launch(workplace, "--profile", "flink", "--shared-disk", "--dry-run", *FLINK) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert tree(workplace) == before
+    assert told["flags"][0] == "--runner=FlinkRunner"
+    assert told["flags"][-1] == "--flink_master=jobmanager:8081"
+    assert told["pipeline"]["environments"] == [{"kind": "beam:env:external:v1", "worker_pool": "localhost:50000"}]
+    assert told["pipeline"]["steps"][:2] == ["ListImages", "ScoreImages"]
+    assert told["run_id"] == "n1"
+    assert "request" not in told
+
+
+def test_what_is_published_is_not_launched_again(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same words as of run."""
+    places = ["--input", str(workplace / "photos"), "--output", str(workplace / "published"), "--run-id", "n1"]
+    common = ["--config", str(workplace / "config.yaml"), *places]
+    assert main(["run", *common, "--profile", "local"]) == 0
+    manifest = json.loads((workplace / "published" / "runs" / "n1" / "manifest.json").read_text())
+    assert manifest["profile"] == "local"
+    assert manifest["effective_flags"] == ["--runner=FnApiRunner", "--direct_num_workers=1"]
+    assert manifest["beam_flags"] == []
+    capsys.readouterr()
+    assert main(["launch", *common, "--profile", "flink", "--shared-disk", *FLINK]) == 0
+    assert capsys.readouterr().out.startswith("run n1 is already published in ")
+
+
+def test_how_a_job_is_followed() -> None:
+    """A page, two commands, and where its end is to be read; of Flink its own page."""
+    layout = RunLayout("gs://b/scores", "n1")
+    job = Job("dataflow", "score-images-n1", "2026-1", "my-project", "europe-west4")
+    page = "https://console.cloud.google.com/dataflow/jobs/europe-west4/2026-1?project=my-project"
+    assert console_url(job) == page
+    told = dict(following(job, layout))
+    assert told["follow"] == page
+    assert told["cancel"] == "gcloud dataflow jobs cancel 2026-1 --region=europe-west4 --project=my-project"
+    assert told["published"] == "gs://b/scores/runs/n1/_SUCCESS"
+    flink = dict(following(Job("flink", "score-images-n1", "abc", address="jobmanager:8081"), layout))
+    assert flink["follow"] == "http://jobmanager:8081/#/job/running/abc"
+
+
+@pytest.mark.parametrize(
+    ("device", "with_gpu", "worker"),
+    [
+        ("auto", True, "gpu"),  # a worker whose driver does not start fails, instead of going on without
+        ("auto", False, "auto"),
+        ("cpu", False, "cpu"),
+        ("gpu:0", True, "gpu:0"),
+    ],
+)
+def test_each_side_loads_the_model_on_what_it_has(device: str, with_gpu: bool, worker: str) -> None:
+    """The launcher on anything, the workers on what is paid for; all else stays."""
+    config = small_config(Path("model"), model={"device": device})
+    there = worker_config(config, with_gpu=with_gpu)
+    assert there.model.device == worker
+    assert launcher_config(config).model.device == "auto"
+    for changed in (there, launcher_config(config)):
+        assert _without_device(changed) == _without_device(config)
+
+
+def _without_device(config: RunConfig) -> dict:
+    return config.model_dump(exclude={"model": {"device"}})
