@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig
 from pipeline.run import RunRequest, run
+from transforms.contest import Contest
 from transforms.inputs import DEFAULT_PATH_COLUMN
-from transforms.scoring import Scorer
 from transforms.settings import GoldenSettings, HealthSettings, LimitSettings
 
 _LOG = logging.getLogger(__name__)
@@ -31,12 +31,12 @@ class Rehearsed(NamedTuple):
     """From its first check to its report."""
 
 
-def rehearse(config: RunConfig, scorer: Scorer, paths: Sequence[str]) -> Rehearsed:
+def rehearse(config: RunConfig, contest: Contest, paths: Sequence[str]) -> Rehearsed:
     """Carry a small run out, on this machine.
 
     Args:
         config: As of the night. Golden images are checked before, and limits and baseline judge no sample.
-        scorer: Of this configuration, loaded.
+        contest: Of this configuration, loaded.
         paths: Absolute paths or URLs.
 
     Raises:
@@ -62,7 +62,7 @@ def rehearse(config: RunConfig, scorer: Scorer, paths: Sequence[str]) -> Rehears
                 output=str(Path(folder) / "output"),
                 run_id="rehearsal",
                 show_progress=False,
-                loading=lambda: scorer,
+                loading=lambda: contest,
             )
         )
         ledger = result.outcome.ledger

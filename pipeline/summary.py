@@ -23,6 +23,10 @@ def summary(result: RunResult) -> str:
     if outcome.failures_by_code:
         codes = ", ".join(f"{count} {code}" for code, count in outcome.failures_by_code.items())
         lines.append(f"  failures  {codes}")
+    if ledger.challenger_scored is not None:
+        counts = f"{ledger.challenger_scored} scored + {ledger.challenger_failed} failed"
+        codes = ", ".join(f"{count} {code}" for code, count in outcome.challenger_failures_by_code.items())
+        lines.append(f"  challenger  of {ledger.scored}: {counts}{f' ({codes})' if codes else ''}")
     if ledger.skipped:
         lines.append(
             f"  skipped   {ledger.skipped} are as run {result.since}, or one that it relies on, has scored them"
@@ -44,6 +48,7 @@ def summary(result: RunResult) -> str:
         lines += [
             f"  scores    {printable(layout.published_table('scores'))}",
             f"  failures  {printable(layout.published_table('failures'))}",
+            *_challenger_places(result),
             f"  manifest  {printable(layout.manifest)}",
             *report,
             f"  ask       duckdb -c {printable(shlex.quote(_query(layout.published_table('scores'))))}",
@@ -51,6 +56,12 @@ def summary(result: RunResult) -> str:
     else:
         lines += report
     return "\n".join(lines)
+
+
+def _challenger_places(result: RunResult) -> list[str]:
+    if result.outcome.ledger.challenger_scored is None:
+        return []
+    return [f"  challenger  {printable(result.layout.published_table('scores_challenger'))}"]
 
 
 def _query(folder: str) -> str:

@@ -18,10 +18,10 @@ from pipeline.rehearsal import rehearse
 from tests.model_zoo import bytes_model, pooled_model
 from tests.runs import bytes_config, make_photos, read_table, run_quietly, small_config, tree, write_config
 from transforms.claims import RunClaim
+from transforms.contest import Contest
 from transforms.layout import RunLayout
 from transforms.records import ImageRef
 from transforms.resizing import fit
-from transforms.scoring import Scorer
 
 HOSTILE = '<script>"x"</script>'
 
@@ -234,6 +234,19 @@ def test_images_that_all_fail_are_all_told(model: Path, tmp_path: Path) -> None:
     assert "not_found" in preflight_page(found)
 
 
+def test_a_challenger_is_loaded_timed_and_counted(model: Path, photos: Path, tmp_path: Path) -> None:
+    """Its table is part of the predicted output, within a tenth; the rehearsal is of both models."""
+    config = small_config(model, challenger={"model": {"path": str(pooled_model(tmp_path / "other", classes=6)),
+                                             "output": "logits", "activation": "softmax"}})  # fmt: skip
+    found = tried(config, photos, tmp_path / "out", rehearse=rehearse)
+    assert found.reasons == []
+    assert found.prediction is not None
+    layout = run_quietly(config, [photos], tmp_path / "out").layout
+    real = {path: path.stat().st_size for path in (tmp_path / "out").glob(f"*/run_id={layout.run_id}/*.parquet")}
+    assert {path.parts[-3] for path in real} == {"scores", "failures", "scores_challenger", "failures_challenger"}
+    assert found.prediction.output_bytes == pytest.approx(sum(real.values()), rel=0.1)
+
+
 def test_prices_make_a_prediction_of_money(model: Path, photos: Path, tmp_path: Path) -> None:
     """An hour for 3,600 is a second for one."""
     found = tried(small_config(model, prices={"machine_hour": 3600, "currency": "EUR"}), photos, tmp_path)
@@ -322,8 +335,8 @@ def test_the_pace_is_that_of_a_slow_loader(model: Path, photos: Path, monkeypatc
     load = pace.load_one
     monkeypatch.setattr(pace, "load_one", slow)
     config = small_config(model, load={"threads": 4})
-    scorer = Scorer(config.scorer_plan())
+    contest = Contest(config.contest_plan())
     refs = [ImageRef(str(photos / "001.png"), None, None)]
-    found = pace.measure_pace(refs, config.load_plan(6, 8), scorer, config.write, 0.005, 1.0)
+    found = pace.measure_pace(refs, config.load_plan(6, 8), contest, config.write, 0.005, 1.0)
     assert found.seconds == pytest.approx(0.005, rel=0.5)
     assert found.images >= 60

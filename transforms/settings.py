@@ -191,6 +191,23 @@ class CalibrationSettings(Settings):
         return self
 
 
+class ChallengerSettings(Settings):
+    """A second model that scores the same images in the same pass, into a table of its own: scores_challenger. Left
+    out, there is none. What it fails on enters no limit and costs no row of the first model.
+    """
+
+    model: ModelSettings
+    """Which model: the settings of `model`."""
+    labels: LabelSettings | None = None
+    """The names of its classes: the settings of `labels`; left out, those of the first model."""
+    preprocess: PreprocessSettings | None = None
+    """What its input looks like: the settings of `preprocess`; left out, those of the first model. Where both crop and
+    resize alike to the same size, they get the very same pixels; else an image is decoded once and resized twice."""
+    calibration: CalibrationSettings | None = None
+    """How its probabilities are mended: the settings of `calibration`; left out, as those of the first model. An empty
+    one, `{}`, mends nothing."""
+
+
 class WriteSettings(Settings):
     """How the Parquet files are cut. The defaults suit 1,000 classes; rows and bytes, whichever comes first."""
 

@@ -17,11 +17,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
-from transforms.loading import BatchLoader, LoadPlan, load_one, thread_count
+from transforms.contest import AnsweredBatch, Contest
+from transforms.load_plan import LoadPlan, thread_count
+from transforms.loading import BatchLoader, load_one
 from transforms.part_files import PartWriter
 from transforms.quarantine import Quarantine
 from transforms.records import Failure, ImageRef
-from transforms.scoring import PredictedBatch, Scorer
 from transforms.settings import WriteSettings
 from transforms.storage import is_remote
 from transforms.threads import LoadThreads
@@ -48,7 +49,7 @@ class Pace(NamedTuple):
     decode_ms: float
     """Thread time of decoding and resizing an image."""
     model_ms: float
-    """Wall time of the model an image, beside the other steps."""
+    """Wall time of the model an image, beside the other steps; of both models, where there is a challenger."""
     cpu_ms: float
     """Processor time an image, of all threads: it does not depend on what else the machine is doing."""
     batch: int
@@ -58,7 +59,7 @@ class Pace(NamedTuple):
 def measure_pace(
     refs: Sequence[ImageRef],
     plan: LoadPlan,
-    scorer: Scorer,
+    contest: Contest,
     write: WriteSettings,
     guess: float,
     seconds: float = SECONDS,
@@ -70,7 +71,7 @@ def measure_pace(
         refs: At least one.
         plan: As of a run. Where a batch of it takes long, smaller ones are loaded together, so that enough of them are
             finished in time; the model's calls stay as large as they are.
-        scorer: Loaded, and its batch size measured.
+        contest: Loaded, and its batch size measured.
         write: As of a run; the files are temporary ones.
         guess: Seconds an image, roughly.
         seconds: For how long, once loading is ahead of the model; up to six times as long where batches take longer.
@@ -81,28 +82,33 @@ def measure_pace(
         OSError: There is no room for temporary files.
     """
     in_time = int(seconds / _FEWEST_BATCHES / max(guess, 1e-6))
-    plan = replace(plan, batch_size=min(plan.batch_size, max(scorer.batch_choice.size, in_time)))
+    plan = replace(plan, batch_size=min(plan.batch_size, max(contest.champion.batch_choice.size, in_time)))
     marks: list[tuple[float, int]] = []
     spent: list[float] = []
     failed, model_ms, scored = 0, 0.0, 0
-    under_way: deque[Future[PredictedBatch]] = deque()
+    under_way: deque[Future[AnsweredBatch]] = deque()
     with ExitStack() as closing:
         folder = closing.enter_context(tempfile.TemporaryDirectory(prefix="score-images-"))
         loader = closing.enter_context(open_loader(refs, plan))
-        calls = closing.enter_context(ThreadPoolExecutor(scorer.calls_in_flight, thread_name_prefix="model"))
-        writer = PartWriter(folder, "scores", scorer.schema, scorer.file_metadata(), write)
+        calls = closing.enter_context(ThreadPoolExecutor(contest.calls_in_flight, thread_name_prefix="model"))
+        writers = [
+            PartWriter(folder, "scores", scorer.schema, scorer.file_metadata(), write)
+            for scorer in (contest.champion, contest.challenger)
+            if scorer is not None
+        ]
         started, spent_before = clock(), time.process_time()
         for ref in itertools.cycle(refs):
             for loaded in loader.add(ref):
                 if isinstance(loaded, Failure):
                     failed += 1
                     continue
-                under_way.append(calls.submit(scorer.predict, loaded))
-                while len(under_way) > scorer.calls_in_flight or (under_way and under_way[0].done()):
-                    done = scorer.finish(under_way.popleft().result())
-                    writer.write(done.rows)
-                    scored += done.rows.num_rows + len(done.failures)
-                    model_ms += done.model_ms
+                under_way.append(calls.submit(contest.predict, loaded))
+                while len(under_way) > contest.calls_in_flight or (under_way and under_way[0].done()):
+                    done = contest.finish(under_way.popleft().result())
+                    for writer, one in zip(writers, filter(None, done), strict=True):
+                        writer.write(one.rows)
+                        model_ms += one.model_ms
+                    scored += done.champion.rows.num_rows + len(done.champion.failures)
                     marks.append((clock(), scored + failed))
                     spent.append(time.process_time())
             if _is_enough(marks, started, seconds, clock()):
@@ -115,7 +121,8 @@ def measure_pace(
             pass  # what is under way is no part of the middle
         for future in under_way:
             future.cancel()
-        writer.close()
+        for writer in writers:
+            writer.close()
     took = marks[-1][0] - marks[0][0]
     images = marks[-1][1] - marks[0][1]
     return Pace(

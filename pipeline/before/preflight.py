@@ -30,14 +30,15 @@ from pipeline.before.trial import Trial, try_sample
 from pipeline.config import RunConfig
 from transforms import storage
 from transforms.baselines import open_baseline
+from transforms.contest import Contest
 from transforms.errors import ConfigError, ScoreImagesError
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import RunLayout, absolute_folder, check_run_id
-from transforms.loading import LoadPlan, thread_count
-from transforms.records import ImageRef
+from transforms.load_plan import LoadPlan, thread_count
+from transforms.records import Failure, ImageRef
 from transforms.redaction import redact
-from transforms.scoring import Scorer
 from transforms.settings import InputSettings
+from transforms.tables import failures_batch
 
 T = TypeVar("T")
 State = Literal["ok", "note", "bad"]
@@ -88,9 +89,10 @@ class PreflightRequest:
     """What listing may take."""
     imports_seconds: float = 0.0
     """What importing libraries has taken, which a run does, too."""
-    check_runner: Callable[[], str | None] = lambda: None
-    """Says what has to be known of the runner, or raises ConfigError."""
-    rehearse: Callable[[RunConfig, Scorer, Sequence[str]], tuple[int, float]] | None = None
+    check_runner: Callable[[RunConfig], tuple[RunConfig, str | None]] = lambda config: (config, None)
+    """Returns the configuration by which this machine loads the model, and what has to be known of the runner; or
+    raises ConfigError."""
+    rehearse: Callable[[RunConfig, Contest, Sequence[str]], tuple[int, float]] | None = None
     """Carries a small run out; returns how many images it had and how many seconds it took."""
 
 
@@ -103,9 +105,9 @@ class Prediction:
     duration_error: float
     """Two standard errors of the measured pace, over all images; in seconds."""
     scores_bytes: float
-    """Of the scores table's files."""
+    """Of the scores table's files, and of the challenger's."""
     failures_bytes: float
-    """Of the failures table's files."""
+    """Of the failures table's files, and of the challenger's."""
     read_bytes: float
     """Of all images."""
     costs: dict[str, float]
@@ -171,9 +173,7 @@ class _Preflight:
         config = found.config = self._attempt("configuration", request.config)
         if config is not None:
             self._say("configuration", "ok", "valid")
-        runner = self._attempt("runner", request.check_runner)
-        if runner is not None:
-            self._say("runner", "note", runner)
+            config = self._check_runner(config)
         layout = self._layout()
         if layout is not None:
             self._try_output(layout)
@@ -181,14 +181,14 @@ class _Preflight:
         if config is None:
             return found
         started = self._clock()
-        scorer = self._attempt("model", lambda: self._load(config))
-        if scorer is not None:
-            self._attempt("golden images", lambda: self._check_golden(scorer, config))
+        contest = self._attempt("model", lambda: self._load(config))
+        if contest is not None:
+            self._attempt("golden images", lambda: self._check_golden(contest, config))
         start_seconds = request.imports_seconds + self._clock() - started
         if layout is not None and config.health.baseline is not None:
             self._attempt("baseline", lambda: self._check_baseline(layout, config))
-        if scorer is not None and listing is not None and listing.sample:
-            self._attempt("sample", lambda: self._try(config, scorer, listing, layout, start_seconds))
+        if contest is not None and listing is not None and listing.sample:
+            self._attempt("sample", lambda: self._try(config, contest, listing, layout, start_seconds))
         return found
 
     def _say(self, name: str, state: State, text: str) -> None:
@@ -201,6 +201,15 @@ class _Preflight:
         except _TROUBLES as error:
             self._say(name, "bad", str(error) or type(error).__name__)
             return None
+
+    def _check_runner(self, config: RunConfig) -> RunConfig:
+        found = self._attempt("runner", lambda: self._request.check_runner(config))
+        if found is None:
+            return config
+        config, note = found
+        if note is not None:
+            self._say("runner", "note", note)
+        return config
 
     def _layout(self) -> RunLayout | None:
         request = self._request
@@ -258,16 +267,18 @@ class _Preflight:
             self._say("input", "ok" if listing.exact else "note", text)
         return listing
 
-    def _load(self, config: RunConfig) -> Scorer:
-        scorer = Scorer(config.scorer_plan())
-        meaning = scorer.meaning
-        labels = ", ".join(scorer.labels[:3]) + (", ..." if len(scorer.labels) > 3 else "")
-        self._say("model", "ok", f"{scorer.classifier.model_id}: {meaning.reason}; {scorer.batch_choice.reason}")
-        self._say("labels", "ok", f"{len(scorer.labels):,}: {labels}")
-        return scorer
+    def _load(self, config: RunConfig) -> Contest:
+        contest = Contest(config.contest_plan())
+        for name, scorer in (("model", contest.champion), ("challenger", contest.challenger)):
+            if scorer is not None:
+                labels = ", ".join(scorer.labels[:3]) + (", ..." if len(scorer.labels) > 3 else "")
+                reasons = f"{scorer.meaning.reason}; {scorer.batch_choice.reason}"
+                self._say(name, "ok", f"{scorer.classifier.model_id}: {reasons}")
+                self._say("labels", "ok", f"{len(scorer.labels):,}: {labels}")
+        return contest
 
-    def _check_golden(self, scorer: Scorer, config: RunConfig) -> None:
-        result = check_golden(scorer, config)
+    def _check_golden(self, contest: Contest, config: RunConfig) -> None:
+        result = check_golden(contest.champion, config)
         if result is None:
             self._say("golden images", "note", "none are configured: golden.path is left out")
         else:
@@ -282,12 +293,14 @@ class _Preflight:
             self._say("baseline", "ok", f"run {baseline.run_id}")
 
     def _try(
-        self, config: RunConfig, scorer: Scorer, listing: Listing, layout: RunLayout | None, start_seconds: float
+        self, config: RunConfig, contest: Contest, listing: Listing, layout: RunLayout | None, start_seconds: float
     ) -> None:
         request, found = self._request, self._found
-        classifier = scorer.classifier
-        plan = config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
-        trial = found.trial = try_sample(listing.sample, plan, scorer, request.pictures)
+        classifier = contest.champion.classifier
+        plan = config.load_plan(
+            classifier.height, classifier.width, encoded=classifier.takes_bytes, second=contest.second_input
+        )
+        trial = found.trial = try_sample(listing.sample, plan, contest, request.pictures)
         self._judge(judge_failures(trial.failures_by_code, trial.images, listing.images, config.limits))
         failed = {failure.ref.path for failure in trial.failures}
         refs = [entry for entry in listing.sample if isinstance(entry, ImageRef)]
@@ -295,10 +308,10 @@ class _Preflight:
         if not scored:
             return
         pace = found.pace = measure_pace(
-            refs, plan, scorer, config.write, trial.seconds / trial.images, request.seconds
+            refs, plan, contest, config.write, trial.seconds / trial.images, request.seconds
         )
-        fixed = self._rehearse(config, scorer, scored, pace)
-        found.prediction = _predict(listing, trial, pace, plan, scorer, config, start_seconds, fixed)
+        fixed = self._rehearse(config, contest, scored, pace)
+        found.prediction = _predict(listing, trial, pace, plan, contest, config, start_seconds, fixed)
         if layout is not None:
             self._judge_space(layout, found.prediction.output_bytes)
 
@@ -311,12 +324,12 @@ class _Preflight:
         else:
             self._say("failures", "ok", "as few as limits allow")
 
-    def _rehearse(self, config: RunConfig, scorer: Scorer, scored: Sequence[str], pace: Pace) -> float:
+    def _rehearse(self, config: RunConfig, contest: Contest, scored: Sequence[str], pace: Pace) -> float:
         """Return the seconds of a run that have nothing to do with its images."""
         rehearse = self._request.rehearse
         if rehearse is None:
             return 0.0
-        rehearsed = self._attempt("rehearsal", lambda: rehearse(config, scorer, scored[:_REHEARSED]))
+        rehearsed = self._attempt("rehearsal", lambda: rehearse(config, contest, scored[:_REHEARSED]))
         if rehearsed is None:
             return 0.0
         images, seconds = rehearsed
@@ -341,7 +354,7 @@ def _predict(
     trial: Trial,
     pace: Pace,
     plan: LoadPlan,
-    scorer: Scorer,
+    contest: Contest,
     config: RunConfig,
     start_seconds: float,
     fixed_seconds: float,
@@ -352,13 +365,21 @@ def _predict(
     duration = Duration(start_seconds, fixed_seconds, listing.seconds, listing.images * max(pace.seconds, loading))
     failed = round(listing.images * len(trial.failures) / trial.images)
     scored = listing.images - failed
-    sizes = measure_table("scores", trial.scores, scored, scorer.file_metadata(), config.write)
-    failures = measure_table("failures", trial.failures_table(), failed, {}, config.write)
-    scores_bytes = table_bytes(sizes, scored, duration.images, config.write)
-    failures_bytes = table_bytes(failures, failed, 0.0, config.write)
+
+    def size_of(table: str, rows: pa.Table, expected: int, metadata: dict[str, str], seconds: float) -> float:
+        sizes = measure_table(table, rows, expected, metadata, config.write)
+        return table_bytes(sizes, expected, seconds, config.write)
+
+    scores_bytes = size_of("scores", trial.scores, scored, contest.champion.file_metadata(), duration.images)
+    failures_bytes = size_of("failures", _rows_of(trial.failures), failed, {}, 0.0)
+    if contest.challenger is not None and trial.challenger_scores is not None:
+        lost = round(scored * len(trial.challenger_failures) / max(1, trial.scores.num_rows))
+        metadata = contest.challenger.file_metadata()
+        scores_bytes += size_of("scores", trial.challenger_scores, scored - lost, metadata, duration.images)
+        failures_bytes += size_of("failures", _rows_of(trial.challenger_failures), lost, {}, duration.images)
     read_bytes = listing.images * trial.read_bytes
     share = sum(remote) / len(remote)
-    devices = scorer.classifier.devices
+    devices = contest.champion.classifier.devices
     volume = Volume(
         hours=duration.total / 3600,
         gpus=len(devices.names) if devices.are_gpus else 0,
@@ -375,6 +396,10 @@ def _predict(
         costs=costs(volume, config.prices),
         currency=config.prices.currency,
     )
+
+
+def _rows_of(failures: Sequence[Failure]) -> pa.Table:
+    return pa.Table.from_batches([failures_batch(list(failures))])
 
 
 def preflight_json(found: Preflight) -> dict[str, Any]:

@@ -10,12 +10,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.before.pace import open_loader
+from transforms.contest import Contest
 from transforms.errors import Stage
 from transforms.inputs import BadName
-from transforms.loading import LoadPlan
+from transforms.load_plan import LoadPlan
 from transforms.records import Failure, ImageBatch, ImageRef
-from transforms.scoring import Scorer
-from transforms.tables import FAILURES_SCHEMA, failures_batch
 
 TOP = 3
 """Classes that are told of each image."""
@@ -50,6 +49,10 @@ class Trial(NamedTuple):
     """Images without a row."""
     seen: tuple[Seen, ...]
     """Some that have one, spread over the sample and in its order."""
+    challenger_scores: pa.Table | None
+    """Rows of its table; None where there is no challenger."""
+    challenger_failures: tuple[Failure, ...]
+    """What only the challenger could not score: it costs no image its row, and counts for no limit."""
     read_ms: float
     """Mean thread time of reading an image for the first time, in milliseconds."""
     read_bytes: float
@@ -67,18 +70,14 @@ class Trial(NamedTuple):
         """Failed images by code, the most frequent first."""
         return Counter(failure.code.value for failure in self.failures)
 
-    def failures_table(self) -> pa.Table:
-        """Return the rows of the failures table."""
-        return pa.Table.from_batches([failures_batch(list(self.failures))], schema=FAILURES_SCHEMA)
 
-
-def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Scorer, pictures: int) -> Trial:
+def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, contest: Contest, pictures: int) -> Trial:
     """Score each image of a sample once.
 
     Args:
         sample: As listed.
         plan: As of a run.
-        scorer: Loaded.
+        contest: Loaded; what is told of an image is what its first model says.
         pictures: How many images to keep as the model sees them.
 
     Raises:
@@ -88,6 +87,8 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
     failures = [entry.failure() for entry in sample if isinstance(entry, BadName)]
     refs = [entry for entry in sample if isinstance(entry, ImageRef)]
     rows: list[pa.RecordBatch] = []
+    rival_rows: list[pa.RecordBatch] = []
+    rival_failures: list[Failure] = []
     # Threads finish in any order: which images are shown must not depend on it.
     places = {ref.path: place for place, ref in enumerate(refs)}
     ranks = {refs[place].path: rank for rank, place in enumerate(_spread(len(refs), pictures))}
@@ -95,7 +96,11 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
     read_ms, read_bytes = 0.0, 0
 
     def score(batch: ImageBatch) -> None:
-        scored = scorer.score(batch)
+        contested = contest.score(batch)
+        scored = contested.champion
+        if contested.challenger is not None:
+            rival_rows.append(contested.challenger.rows)
+            rival_failures.extend(contested.challenger.failures)
         failures.extend(scored.failures)
         rows.append(scored.rows)
         answers = dict(zip(scored.rows["image_path"].to_pylist(), scored.rows["top_k"].to_pylist(), strict=True))
@@ -120,7 +125,11 @@ def try_sample(sample: Sequence[ImageRef | BadName], plan: LoadPlan, scorer: Sco
         read += sum(batch.num_rows for batch in rows)
         read_ms, read_bytes = tally.read_ms / max(1, tally.images), tally.read_bytes / max(1, read)
     return Trial(
-        scores=pa.Table.from_batches(rows, schema=scorer.schema),
+        scores=pa.Table.from_batches(rows, schema=contest.champion.schema),
+        challenger_scores=(
+            None if contest.challenger is None else pa.Table.from_batches(rival_rows, schema=contest.challenger.schema)
+        ),
+        challenger_failures=tuple(rival_failures),
         failures=tuple(sorted(failures, key=lambda failure: (failure.code, places.get(failure.ref.path, -1)))),
         seen=tuple(sorted(seen.values(), key=lambda one: places[one.path])),
         read_ms=read_ms,

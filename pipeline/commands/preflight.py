@@ -6,6 +6,7 @@ Nothing is published and nothing stays. The exit code is 2 when the night would 
 import argparse
 import time
 
+from pipeline.profiles import PROFILES
 from transforms.errors import ConfigError, ExitCode
 
 
@@ -52,6 +53,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting: limits.max_failure_rate=0.01; may be given several times",
     )
+    parser.add_argument(
+        "--profile",
+        choices=list(PROFILES),
+        metavar="NAME",
+        help=f"where the run will be: {', '.join(PROFILES)}; flags of Beam after -- win over it",
+    )
+    parser.add_argument(
+        "--shared-disk",
+        action="store_true",
+        help="with --profile flink: every machine of the cluster has the local paths under the same names",
+    )
 
 
 def call(args: argparse.Namespace) -> int:
@@ -64,14 +76,22 @@ def call(args: argparse.Namespace) -> int:
     import_beam()
     from pipeline.before.preflight import PreflightRequest, preflight, preflight_json
     from pipeline.before.preflight_text import preflight_text
-    from pipeline.config import load_config
-    from pipeline.options import is_in_process, pipeline_options
+    from pipeline.config import RunConfig, load_config
+    from pipeline.devices_elsewhere import launcher_config
+    from pipeline.options import find_flags, runner_kind
+    from pipeline.places import check_places_of_workers
     from pipeline.rehearsal import rehearse
+    from pipeline.submitting import check_credentials
 
-    def check_runner() -> str | None:
-        if is_in_process(pipeline_options(args.beam_flags)):
-            return None
-        return "the prediction is of one machine like this one: another runner has other machines, and more of them"
+    def check_runner(config: RunConfig) -> tuple[RunConfig, str | None]:
+        flags = find_flags(args.profile, args.beam_flags)
+        check_places_of_workers(config, args.input, args.output, flags, shared_disk=args.shared_disk)
+        check_credentials(flags.options)
+        if runner_kind(flags.options) == "local":
+            return config, None
+        return launcher_config(config), (
+            "time and money are predicted for one machine like this one: the runner has other machines, and more"
+        )
 
     found = preflight(
         PreflightRequest(
