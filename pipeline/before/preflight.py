@@ -28,6 +28,7 @@ from pipeline.before.sampling import Listing, list_and_sample
 from pipeline.before.table_sizes import measure_table
 from pipeline.before.trial import Trial, try_sample
 from pipeline.config import RunConfig
+from pipeline.pages.page import size_text
 from transforms import storage
 from transforms.baselines import open_baseline
 from transforms.contest import Contest
@@ -340,7 +341,7 @@ class _Preflight:
         free = free_bytes(layout)
         if free is None:
             return
-        text = f"{needed / 1e6:,.1f} MB are needed at {layout.output}, {free / 1e6:,.1f} MB are free"
+        text = f"{size_text(needed)} are needed at {layout.output}, {size_text(free)} are free"
         if free < needed:
             self._say("disk space", "bad", f"{text}; make room there, or give another output")
         elif free < 2 * needed:

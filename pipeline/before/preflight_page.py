@@ -109,7 +109,7 @@ def _charts(found: Preflight) -> list[tuple[str, Markup, str]]:
 
 def _histogram(title: str, values: npt.NDArray[np.float64], units: tuple[str, str]) -> Markup:
     """Draw values in thousands or in millions, whichever suits the largest."""
-    large = values.max() >= 1e6
+    large = bool(values.max() >= 1e6)
     values = values / (1e6 if large else 1e3)
     counts, edges = np.histogram(values, bins=_BINS, range=(0.0, float(values.max()) or 1.0))
     return histogram(title, edges.tolist(), counts.tolist(), units[large])
