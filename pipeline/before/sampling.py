@@ -96,7 +96,7 @@ def list_and_sample(
     return Listing(
         images=unique,
         duplicates=total - unique,
-        how="; ".join(["about: ", *notes]).replace("about: ; ", "") if notes else "counted",
+        how="; ".join(notes) or "counted",
         exact=not notes,
         seconds=spent,
         sample=_merge(counted, samples, chance),
