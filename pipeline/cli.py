@@ -26,7 +26,7 @@ _BEAM_TRACEBACKS = (
 _COMMANDS = (
     "run", "launch", "profiles", "demo", "config", "report", "compare", "verify", "clean", "export", "evaluate",
     "calibrate", "golden",
-    "inspect",
+    "inspect", "preflight",
 )  # fmt: skip
 _OURS = ("pipeline", "transforms")
 
