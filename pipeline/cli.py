@@ -20,7 +20,7 @@ from transforms.redaction import redact_flags, tell
 _COMMANDS = (
     "run", "launch", "profiles", "demo", "config", "report", "compare", "verify", "clean", "export", "evaluate",
     "calibrate", "golden",
-    "inspect",
+    "inspect", "preflight",
 )  # fmt: skip
 
 

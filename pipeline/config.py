@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ from pydantic import Field, PrivateAttr, ValidationError
 from pipeline.config_errors import explain
 from pipeline.yaml_text import parse_yaml
 from transforms import storage
+from transforms.contest import ContestPlan
 from transforms.errors import ConfigError
-from transforms.loading import LoadPlan, load_rows
+from transforms.load_plan import LoadPlan, SecondInput, load_rows
 from transforms.redaction import redact_value, says_secret
 from transforms.scoring import ScorerPlan
 from transforms.settings import (
     BatchSettings,
     CalibrationSettings,
+    ChallengerSettings,
     DecodeSettings,
     GoldenSettings,
     HealthSettings,
@@ -27,6 +30,7 @@ from transforms.settings import (
     LoadSettings,
     ModelSettings,
     PreprocessSettings,
+    PriceSettings,
     ReportSettings,
     ResultSettings,
     Settings,
@@ -38,6 +42,10 @@ _PATH_KEYS = (
     ("model", "hub_cache"),
     ("labels", "path"),
     ("labels", "thresholds"),
+    ("challenger", "model", "path"),
+    ("challenger", "model", "hub_cache"),
+    ("challenger", "labels", "path"),
+    ("challenger", "labels", "thresholds"),
     ("golden", "path"),
 )
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -54,6 +62,8 @@ class RunConfig(Settings):
     """How an image becomes the model's input."""
     calibration: CalibrationSettings = Field(default_factory=CalibrationSettings)
     """How probabilities are mended so that 80% means 80%."""
+    challenger: ChallengerSettings | None = None
+    """A second model that scores the same images in the same pass."""
     results: ResultSettings = Field(default_factory=ResultSettings)
     """What the scores table holds."""
     limits: LimitSettings = Field(default_factory=LimitSettings)
@@ -64,6 +74,8 @@ class RunConfig(Settings):
     """Photos whose probabilities are known, scored before each run."""
     report: ReportSettings = Field(default_factory=ReportSettings)
     """The report that every run leaves beside its manifest."""
+    prices: PriceSettings = Field(default_factory=PriceSettings)
+    """What a night costs, for its prediction."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)
@@ -74,14 +86,16 @@ class RunConfig(Settings):
     """How many images the model sees at a time."""
     write: WriteSettings = Field(default_factory=WriteSettings)
     """How the Parquet files are cut."""
-    _secrets: tuple[tuple[str, str, str], ...] = PrivateAttr(())
-    """Section, key, and the value of a variable in it whose name says secret; from load_config."""
+    _secrets: tuple[tuple[tuple[str, ...], str], ...] = PrivateAttr(())
+    """The names that lead to a setting, and the value of a variable in it whose name says secret; from load_config."""
 
     def told(self) -> dict[str, Any]:
         """Return the configuration as a manifest may tell it: without secrets."""
         told: dict[str, Any] = redact_value(self.model_dump(mode="json"))
-        for section, key, secret in self._secrets:
-            told[section][key] = redact_value(told[section][key], [secret])
+        for (*sections, key), secret in self._secrets:
+            section = _inner(told, sections)
+            if section is not None:  # a challenger may have been left out by an override
+                section[key] = redact_value(section[key], [secret])
         return told
 
     def scorer_plan(self) -> ScorerPlan:
@@ -96,16 +110,50 @@ class RunConfig(Settings):
             batch_size=None if self.batch.size == "auto" else self.batch.size,
         )
 
-    def load_plan(self, height: int, width: int, *, encoded: bool = False) -> LoadPlan:
-        """Return what a worker needs to load images for a model of that input size, or for one that takes bytes."""
+    def challenger_plan(self) -> ScorerPlan | None:
+        """Return what a worker needs to score with the challenger; None where there is none."""
+        rival = self.challenger
+        if rival is None:
+            return None
+        return replace(
+            self.scorer_plan(),
+            model=rival.model,
+            preprocess=rival.preprocess or self.preprocess,
+            labels=rival.labels or self.labels,
+            calibration=rival.calibration or self.calibration,
+        )
+
+    def contest_plan(self) -> ContestPlan:
+        """Return what a worker needs to score with all models that there are."""
+        return ContestPlan(self.scorer_plan(), self.challenger_plan())
+
+    def without_challenger(self) -> "RunConfig":
+        """Return the same configuration for the first model alone."""
+        return self if self.challenger is None else self.model_copy(update={"challenger": None})
+
+    def load_plan(
+        self, height: int, width: int, *, encoded: bool = False, second: SecondInput | None = None
+    ) -> LoadPlan:
+        """Return what a worker needs to load images.
+
+        Args:
+            height: Rows of the model's input.
+            width: Columns of it.
+            encoded: The model takes encoded bytes.
+            second: What a challenger is given, where it gets other pixels.
+        """
+        rows = load_rows(height, width)
+        if second is not None:
+            rows = min(rows, load_rows(second.height, second.width))
         return LoadPlan(
             decode=self.decode,
             preprocess=self.preprocess,
             height=height,
             width=width,
             load=self.load,
-            batch_size=load_rows(height, width) if self.batch.size == "auto" else self.batch.size,
+            batch_size=rows if self.batch.size == "auto" else self.batch.size,
             encoded=encoded,
+            second=second,
         )
 
 
@@ -163,11 +211,13 @@ def _nested(override: str) -> dict[str, Any]:
     return dict(value)
 
 
-def _secrets_of(written: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for section, keys in written.items():
-        for key, value in keys.items() if isinstance(keys, dict) else ():
-            for name in filter(says_secret, _VARIABLE.findall(str(value))):
-                yield section, key, os.environ[name]
+def _secrets_of(written: Any, names: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(written, dict):
+        for name, inner in written.items():
+            yield from _secrets_of(inner, (*names, name))
+    elif len(names) > 1:
+        for variable in filter(says_secret, _VARIABLE.findall(str(written))):
+            yield names, os.environ[variable]
 
 
 def _expand(value: Any, source: str) -> Any:
@@ -189,12 +239,18 @@ def _expand(value: Any, source: str) -> Any:
 
 
 def _resolve_paths(values: dict[str, Any], written: dict[str, Any], folder: str) -> None:
-    for section, key in _PATH_KEYS:
-        parent = values.get(section)
+    for *sections, key in _PATH_KEYS:
+        parent, source = _inner(values, sections), _inner(written, sections)
         if isinstance(parent, dict) and isinstance(text := parent.get(key), str):
             # What begins with a variable is the operator's path, not the file's; and a cache is on a disk.
-            here = _VARIABLE.match(written[section][key]) or (key == "hub_cache" and storage.is_remote(folder))
+            here = _VARIABLE.match(source[key]) or (key == "hub_cache" and storage.is_remote(folder))
             parent[key] = _resolved(text, os.getcwd() if here else folder)
+
+
+def _inner(values: Any, names: Sequence[str]) -> Any:
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values
 
 
 def _resolved(text: str, folder: str) -> str:

@@ -41,12 +41,18 @@ def configuration_markdown() -> str:
     schema = RunConfig.model_json_schema()
     parts = [_HEAD]
     for section, reference in schema["properties"].items():
-        definition = schema["$defs"][reference["$ref"].rpartition("/")[2]]
+        definition = schema["$defs"][_definition(reference)]
         required = definition.get("required", ())
         rows = [_row(name, field, name in required) for name, field in definition["properties"].items()]
         table = ["| setting | value | default | meaning |", "|---|---|---|---|", *rows]
         parts.append("\n".join([f"\n## {section}\n", f"{_cell(definition['description'])}\n", *table]) + "\n")
     return "".join(parts)
+
+
+def _definition(reference: dict[str, Any]) -> str:
+    """Return the name of a section's definition; one that may be left out is one of a union with null."""
+    found = next((member for member in reference.get("anyOf", ()) if "$ref" in member), reference)
+    return str(found["$ref"].rpartition("/")[2])
 
 
 def _row(name: str, field: dict[str, Any], required: bool) -> str:
@@ -59,6 +65,8 @@ def _cell(text: str) -> str:
 
 
 def _values(field: dict[str, Any]) -> str:
+    if "$ref" in field:
+        return "section"
     if "anyOf" in field:
         return " or ".join(_values(member) for member in field["anyOf"] if member.get("type") != "null")
     if "enum" in field or "const" in field:

@@ -2,7 +2,8 @@
 
 import difflib
 from collections.abc import Sequence
-from typing import Any, get_origin
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -102,7 +103,9 @@ def _key(model: type[BaseModel], location: Sequence[str | int]) -> str:
 def _section_of(model: type[BaseModel], name: str | int) -> type[BaseModel] | None:
     field = model.model_fields.get(str(name))
     kind: Any = field.annotation if field else None
-    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    # A section that may be left out is one of a union with None.
+    kinds = [kind, *(get_args(kind) if get_origin(kind) in (Union, UnionType) else ())]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
 
 
 def _is_mapping(model: type[BaseModel], name: str | int) -> bool:

@@ -1,6 +1,7 @@
 """The device of a model that a launcher loads, and of the models of workers on other machines."""
 
 from pipeline.config import RunConfig
+from transforms.settings import ModelSettings
 
 
 def launcher_config(config: RunConfig) -> RunConfig:
@@ -18,8 +19,19 @@ def worker_config(config: RunConfig, *, with_gpu: bool) -> RunConfig:
         config: As the user gave it.
         with_gpu: Each worker is paid for with a GPU: one whose driver does not start must not go on without it.
     """
-    return _with_device(config, "gpu") if with_gpu and config.model.device == "auto" else config
+    return _with_device(config, "gpu", only="auto") if with_gpu else config
 
 
-def _with_device(config: RunConfig, device: str) -> RunConfig:
-    return config.model_copy(update={"model": config.model.model_copy(update={"device": device})})
+def _with_device(config: RunConfig, device: str, only: str | None = None) -> RunConfig:
+    """Give every model this device; with `only`, every one that has that one."""
+
+    def moved(model: ModelSettings) -> ModelSettings:
+        return model if only not in (None, model.device) else model.model_copy(update={"device": device})
+
+    rival = config.challenger
+    return config.model_copy(
+        update={
+            "model": moved(config.model),
+            "challenger": rival and rival.model_copy(update={"model": moved(rival.model)}),
+        }
+    )

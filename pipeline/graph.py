@@ -5,7 +5,9 @@ inputs -> ListImages -> SkipScored -> LoadBatches -> ScoreBatches -> WriteTables
              +---------- failures --------+--------------+---------------+
 
 In a delta, StatImages stands beside the way from SkipScored to LoadBatches. Where the runner has workers of its own,
-ListImages takes the inputs apart, and GroupUnits stands before LoadBatches and before the writing of failures.
+ListImages takes the inputs apart, and GroupUnits stands before LoadBatches and before the writing of failures. With a
+challenger, ScoreBatches asks both models, and WriteGroups stands where WriteTables writes the scores: the rows of both
+travel together.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +19,17 @@ import pyarrow as pa
 from apache_beam.utils.shared import Shared
 
 from pipeline.config import RunConfig
+from transforms.contest import Contest
 from transforms.earlier_runs import EarlierFile
 from transforms.group_units import GroupUnits
 from transforms.inputs import BadName, InputSource, resolve
+from transforms.layout import CHALLENGER_TABLES, Table
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
+from transforms.part_groups import TableFiles
 from transforms.publish_run import Counted, PublishRun
 from transforms.publishing import Outcome, RunFacts
-from transforms.records import Failure, ImageRef, WrittenFile
+from transforms.records import Failure, ImageRef, RivalRows, WrittenFile
 from transforms.score_batches import ScoreBatches
 from transforms.scoring import Scorer
 from transforms.skip_scored import SkipScored
@@ -32,31 +37,42 @@ from transforms.stat_images import StatImages
 from transforms.tables import failures_batch
 from transforms.units import FAILURE_BYTES, plan_units, score_row_bytes
 from transforms.versions import read_versions
+from transforms.write_groups import WriteGroups
 from transforms.write_tables import WriteTables
 
 
 class LoadedModel(NamedTuple):
-    """The model of a pipeline, loaded where the pipeline is built."""
+    """The model of a pipeline, or both of its models, loaded where the pipeline is built."""
 
-    scorer: Scorer
+    contest: Contest
     """Ready for work."""
     shared: Shared
     """Holds it in this process: workers that live here take this one and load none."""
 
+    @property
+    def scorer(self) -> Scorer:
+        """The first model."""
+        return self.contest.champion
 
-def load(config: RunConfig, loading: Callable[[], Scorer] | None = None) -> LoadedModel:
+    @property
+    def challenger(self) -> Scorer | None:
+        """The second model; None where there is none."""
+        return self.contest.challenger
+
+
+def load(config: RunConfig, loading: Callable[[], Contest] | None = None) -> LoadedModel:
     """Load the model of a configuration, to find every contradiction before the first image is read.
 
     Args:
         config: The configuration.
-        loading: Gives the scorer of this very configuration, where it is being loaded already.
+        loading: Gives the models of this very configuration, where they are being loaded already.
 
     Raises:
         ConfigError: Model, labels and settings do not fit each other.
     """
     shared = Shared()
-    plan = config.scorer_plan()
-    return LoadedModel(shared.acquire(loading or (lambda: Scorer(plan))), shared)
+    plan = config.contest_plan()
+    return LoadedModel(shared.acquire(loading or (lambda: Contest(plan))), shared)
 
 
 class Scored(NamedTuple):
@@ -74,6 +90,8 @@ class Scored(NamedTuple):
     """A 1 for each row of done_files whose path is not listed."""
     skipped: beam.PCollection[int]
     """A 1 for each image that a row of earlier_files stands for: the newest one of its path, of the same version."""
+    rivals: beam.PCollection[RivalRows] | None = None
+    """Rows of both models, batch by batch; None without a challenger. `scores` holds those of the first alone."""
 
 
 @dataclass
@@ -124,20 +142,31 @@ class ScoreImages(beam.PTransform):
             skipped = (skipped, asked.skipped) | "AllSkipped" >> beam.Flatten()
         refs = todo | "OnlyRefs" >> beam.Filter(_is_ref).with_output_types(ImageRef)
         list_failures = todo | "OnlyFailures" >> beam.Filter(_is_failure).with_output_types(Failure)
+        model, classifier = self._model, self._model.scorer.classifier
         if self.slots is not None:
             row_bytes = score_row_bytes(
-                self._model.scorer.meaning.num_classes, self.config.results.top_k, logits=self.config.results.logits
+                model.scorer.meaning.num_classes, self.config.results.top_k, logits=self.config.results.logits
             )
             units = plan_units(self.config.write, row_bytes, self.slots)
             refs = refs | "GroupImages" >> GroupUnits(units, _path_of_ref)
-        classifier = self._model.scorer.classifier
-        plan = self.config.load_plan(classifier.height, classifier.width, encoded=classifier.takes_bytes)
+        plan = self.config.load_plan(
+            classifier.height, classifier.width, encoded=classifier.takes_bytes, second=model.contest.second_input
+        )
         loaded = refs | LoadBatches(plan)
         scored = loaded.batches | ScoreBatches(
-            self.config.scorer_plan(), classifier.fingerprint, self._model.shared, read_versions()
+            self.config.scorer_plan(),
+            classifier.fingerprint,
+            model.shared,
+            read_versions(),
+            self.config.challenger_plan(),
+            model.challenger and model.challenger.classifier.fingerprint,
         )
         failures = (list_failures, loaded.failures, scored.failures) | "AllFailures" >> beam.Flatten()
-        return Scored(scored.scores, failures, todo, unique.duplicates, unique.unlisted, skipped)
+        scores, rivals = scored.scores, None
+        if model.challenger is not None:
+            rivals = scores
+            scores = rivals | "OnlyScores" >> beam.Map(_scores_of).with_output_types(pa.RecordBatch)
+        return Scored(scores, failures, todo, unique.duplicates, unique.unlisted, skipped, rivals)
 
 
 def build(
@@ -166,11 +195,20 @@ def build(
         One Outcome.
     """
     listed = pipeline | ListImages(tuple(sources), config.input, spread=slots is not None)
-    scored = listed | ScoreImages(config, model, [file.path for file in adopted], earlier, slots)
+    done = [file.path for file in adopted if file.table == "scores"]
+    scored = listed | ScoreImages(config, model, done, earlier, slots)
     staged = facts.layout.staged_table
-    scores = scored.scores | "WriteScores" >> WriteTables(
-        staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata, facts.layout
-    )
+    if scored.rivals is None:
+        scores = scored.scores | "WriteScores" >> WriteTables(
+            staged("scores"), "scores", facts.schemas["scores"], config.write, facts.file_metadata, facts.layout
+        )
+    else:
+        together: tuple[Table, ...] = ("scores", *CHALLENGER_TABLES)
+        scores = scored.rivals | "WriteScores" >> WriteGroups(
+            [TableFiles(name, staged(name), facts.schemas[name], facts.metadata.get(name, {})) for name in together],
+            config.write,
+            facts.layout,
+        )
     failed = scored.failures
     if slots is not None:
         # Of many bundles each has a few, and would write a file of its own.
@@ -188,6 +226,10 @@ def build(
         skipped=scored.skipped | "SumSkipped" >> beam.CombineGlobally(sum),
     )
     return (scores, failures) | "Written" >> beam.Flatten() | PublishRun(facts, counted, adopted)
+
+
+def _scores_of(rows: RivalRows) -> pa.RecordBatch:
+    return rows.scores
 
 
 def _as_listed(entry: str | ImageRef | Failure) -> ImageRef | Failure:

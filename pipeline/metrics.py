@@ -44,6 +44,8 @@ METRICS = {
         Metric("score_images_run_scored_images", "Rows of the scores table."),
         Metric("score_images_run_failed_images", "Rows of the failures table."),
         Metric("score_images_run_skipped_images", "Images that an earlier run has scored as they are."),
+        Metric("score_images_run_challenger_scored_images", "Rows of the challenger's scores, where there is one."),
+        Metric("score_images_run_challenger_failed_images", "Scored images that the challenger could not score."),
         Metric("score_images_run_failed_images_by_code", "Rows of the failures table by code.", "", "code"),
         Metric("score_images_run_startup_seconds", "Checks and loading the model, until the pipeline starts.", "s"),
         Metric("score_images_run_pipeline_seconds", "From the start of the pipeline to its end.", "s"),
@@ -115,6 +117,8 @@ class Ended:
 def _images(result: "RunResult") -> Iterator[tuple[str, str, float]]:
     outcome = result.outcome
     for name, count in outcome.ledger._asdict().items():
+        if count is None:
+            continue  # no challenger
         yield f"run_{'duplicate' if name == 'duplicates' else name}_images", "", count
     for code in FailureCode:
         yield "run_failed_images_by_code", code.value, outcome.failures_by_code.get(code, 0)

@@ -28,15 +28,8 @@ from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, ImageError, RunError
 from transforms.headers import probe
 from transforms.images import decode_cost
-from transforms.loading import (
-    LoadedImage,
-    load_one,
-    prepare,
-    thread_count,
-    to_batch,
-    unexpected,
-    warn_of_unexpected,
-)
+from transforms.load_plan import thread_count
+from transforms.loading import LoadedImage, load_one, prepare, to_batch, unexpected, warn_of_unexpected
 from transforms.memory import ByteBudget
 from transforms.observe import NAMESPACE
 from transforms.quarantine import Quarantine
@@ -176,7 +169,8 @@ class ImageModel:
         needed = min(decode_cost(probe(data), len(data)), plan.decode.max_decode_bytes)
         self._budget.acquire(needed)
         try:
-            return self._prepare(data, plan)
+            prepared = self._prepare(data, plan)
+            return prepared[0], prepared.info
         finally:
             self._budget.release(needed)
 

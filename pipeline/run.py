@@ -32,12 +32,14 @@ from pipeline.submitting import check_credentials, client_errors, new_pipeline, 
 from transforms import observe, storage
 from transforms.baselines import open_baseline
 from transforms.claims import RunClaim
+from transforms.contest import Contest
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
 from transforms.errors import ConfigError, ExitCode
 from transforms.health import HealthPlan
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
 from transforms.publishing import (
+    ChallengerFacts,
     Outcome,
     RunFacts,
     complete,
@@ -49,7 +51,7 @@ from transforms.publishing import (
 from transforms.publishing_plan import check_places
 from transforms.redaction import redact_flags, redact_value
 from transforms.scoring import Scorer
-from transforms.staging import Adopted, claim_staging, read_identity
+from transforms.staging import Adopted, StagedTable, claim_staging, read_identity
 from transforms.tables import FAILURES_SCHEMA
 
 _LOG = logging.getLogger(__name__)
@@ -84,8 +86,8 @@ class RunRequest:
     """All machines of a cluster have the local paths under the same names."""
     show_progress: bool = True
     """Bar or log lines."""
-    loading: Callable[[], Scorer] | None = field(default=None, repr=False)
-    """Gives the scorer of config, where it is being loaded already; None loads it when it is needed."""
+    loading: Callable[[], Contest] | None = field(default=None, repr=False)
+    """Gives the models of config, where they are being loaded already; None loads them when they are needed."""
 
 
 class RunResult(NamedTuple):
@@ -282,13 +284,14 @@ def check(request: RunRequest, layout: RunLayout, *, sent: bool = True) -> Check
     config = request.config if runner_kind(flags.options) == "local" else launcher_config(request.config)
     model = load(config, request.loading)
     check_golden(model.scorer, request.config)
-    chain = _chain(request, layout, model.scorer)
+    chain = _chain(request, layout, model)
     return Checked(layout, sources, flags, chain, _health(request, layout, model.scorer), job, model)
 
 
 def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared | str:
     layout, scorer = checked.layout, checked.model.scorer
-    identity = _identity(scorer, checked.sources, checked.chain)
+    identity = _identity(checked.model, checked.sources, checked.chain)
+    tables = _challenger_tables(checked.model)
     try:
         claim.take()
         check_no_job(checked.flags.options, layout)  # before what it has staged is looked at
@@ -296,7 +299,7 @@ def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared |
         found = _find(request, layout, claim)  # another launcher may have been at work while the model was loaded
         if found is not None:
             return found
-        adopted = claim_staging(layout, identity, scorer.schema, scorer.file_metadata())
+        adopted = claim_staging(layout, identity, scorer.schema, scorer.file_metadata(), tables)
         for stale in layout.refusal:
             storage.delete_file(stale)
     except OSError as error:
@@ -314,17 +317,24 @@ def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | Non
         checked: What was found of it.
         adopted: What an earlier attempt has scored; None where it is not asked.
     """
-    scorer, options = checked.model.scorer, checked.flags.options
+    scorer, challenger, options = checked.model.scorer, checked.model.challenger, checked.flags.options
     facts = RunFacts(
         layout=checked.layout,
         limits=request.config.limits,
         write=request.config.write,
-        schemas={"scores": scorer.schema, "failures": FAILURES_SCHEMA},
+        schemas={
+            "scores": scorer.schema,
+            "failures": FAILURES_SCHEMA,
+            **{table.table: table.schema for table in _challenger_tables(checked.model)},
+        },
         file_metadata=scorer.file_metadata(),
         manifest={**_manifest(request, checked), "since_run": checked.chain and checked.chain.record()},
         overwrite=request.overwrite,
         publish_anyway=request.publish_anyway,
         health=checked.health,
+        challenger=None
+        if challenger is None
+        else ChallengerFacts(challenger.file_metadata(), _told_of_model(challenger, _where(options))),
     )
     pipeline = new_pipeline(options)
     earlier = checked.chain.files if checked.chain else ()
@@ -335,7 +345,17 @@ def build_pipeline(request: RunRequest, checked: Checked, adopted: Adopted | Non
     return pipeline
 
 
-def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | None:
+def _challenger_tables(model: LoadedModel) -> list[StagedTable]:
+    challenger = model.challenger
+    if challenger is None:
+        return []
+    return [
+        StagedTable("scores_challenger", challenger.schema, challenger.file_metadata()),
+        StagedTable("failures_challenger", FAILURES_SCHEMA, {}),
+    ]
+
+
+def _chain(request: RunRequest, layout: RunLayout, model: LoadedModel) -> Chain | None:
     """Return the runs that a delta follows; None for a full night."""
     if request.since_run is None:
         return None
@@ -343,7 +363,8 @@ def _chain(request: RunRequest, layout: RunLayout, scorer: Scorer) -> Chain | No
     # Another run may have been published since this one was begun: it goes on as it was begun.
     try:
         run_ids = begun["since_run"] if "since_run" in begun else find_chain(layout, request.since_run)
-        chain = open_chain(layout, run_ids, scorer.fingerprints)
+        rival = None if model.challenger is None else model.challenger.fingerprints
+        chain = open_chain(layout, run_ids, model.scorer.fingerprints, rival)
     except OSError as error:
         raise ConfigError(f"--since-run {request.since_run} of {request.output} cannot be read: {error}") from error
     _LOG.info("%s", chain)
@@ -370,11 +391,16 @@ def _health(request: RunRequest, layout: RunLayout, scorer: Scorer) -> HealthPla
     )
 
 
-def _identity(scorer: Scorer, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:
+def _identity(model: LoadedModel, sources: Sequence[InputSource], chain: Chain | None) -> dict[str, Any]:
     """Return what a run is begun with: another attempt must have the same, or one run would mix two."""
     delta = {} if chain is None else {"since_run": [run.run_id for run in chain.runs]}
     inputs = [[source.kind, source.path, source.path_column, _manifest_version(source)] for source in sources]
-    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id, "inputs": sorted(inputs, key=str), **delta}
+    rival = {} if model.challenger is None else {"challenger": _identity_of(model.challenger)}
+    return {**_identity_of(model.scorer), **rival, "inputs": sorted(inputs, key=str), **delta}
+
+
+def _identity_of(scorer: Scorer) -> dict[str, str]:
+    return {**scorer.fingerprints, "model_id": scorer.classifier.model_id}
 
 
 def _manifest_version(source: InputSource) -> str | None:
@@ -387,21 +413,12 @@ def _manifest_version(source: InputSource) -> str | None:
 
 def _manifest(request: RunRequest, checked: Checked) -> dict[str, Any]:
     scorer, flags = checked.model.scorer, checked.flags
-    # Workers elsewhere choose their devices and measure their batches themselves.
-    where = "" if is_in_process(flags.options) else "on the launcher: "
-    execution = {what: reason and f"{where}{reason}" for what, reason in scorer.execution.items()}
     # Analysts read it: it says what was asked for without the secrets in it. What a run is and does is never decided by
     # what it says here, except whether a request asks for the same, which compares it with what would be said.
     return {
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "inputs": redact_value(_inputs(checked.sources)),
-        "model_id": scorer.classifier.model_id,
-        "num_classes": scorer.meaning.num_classes,
-        "output": scorer.meaning.output,
-        "activation": scorer.meaning.activation,
-        "activation_reason": scorer.meaning.reason,
-        "fingerprints": scorer.fingerprints,
-        "execution": execution,
+        **_told_of_model(scorer, _where(flags.options)),
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in _PACKAGES},
@@ -410,6 +427,23 @@ def _manifest(request: RunRequest, checked: Checked) -> dict[str, Any]:
         "profile": request.profile,
         "beam_flags": redact_flags(request.beam_flags),
         "effective_flags": list(told_flags(flags.words, flag_names())),
+    }
+
+
+def _where(options: beam.options.pipeline_options.PipelineOptions) -> str:
+    """Say where models were loaded; workers elsewhere choose their devices and measure their batches themselves."""
+    return "" if is_in_process(options) else "on the launcher: "
+
+
+def _told_of_model(scorer: Scorer, where: str) -> dict[str, Any]:
+    return {
+        "model_id": scorer.classifier.model_id,
+        "num_classes": scorer.meaning.num_classes,
+        "output": scorer.meaning.output,
+        "activation": scorer.meaning.activation,
+        "activation_reason": scorer.meaning.reason,
+        "fingerprints": scorer.fingerprints,
+        "execution": {what: reason and f"{where}{reason}" for what, reason in scorer.execution.items()},
     }
 
 

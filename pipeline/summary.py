@@ -24,6 +24,10 @@ def summary(result: RunResult) -> str:
     if outcome.failures_by_code:
         codes = ", ".join(f"{count} {code}" for code, count in outcome.failures_by_code.items())
         lines.append(f"  failures  {codes}")
+    if ledger.challenger_scored is not None:
+        counts = f"{ledger.challenger_scored} scored + {ledger.challenger_failed} failed"
+        codes = ", ".join(f"{count} {code}" for code, count in outcome.challenger_failures_by_code.items())
+        lines.append(f"  challenger  of {ledger.scored}: {counts}{f' ({codes})' if codes else ''}")
     if ledger.skipped:
         lines.append(
             f"  skipped   {ledger.skipped} are as run {result.since}, or one that it relies on, has scored them"
@@ -45,6 +49,7 @@ def summary(result: RunResult) -> str:
         lines += [
             f"  scores    {printable(layout.published_table('scores'))}",
             f"  failures  {printable(layout.published_table('failures'))}",
+            *_challenger_places(result),
             f"  manifest  {printable(layout.manifest)}",
             *report,
             f"  ask       duckdb -c {printable(shlex.quote(_query(layout.published_table('scores'))))}",
@@ -58,6 +63,7 @@ def outcome_json(result: RunResult) -> str:
     """Return what `summary` says as one line of JSON, for programs."""
     layout, outcome = result.layout, result.outcome
     published = outcome.exit_code is ExitCode.PUBLISHED
+    with_challenger = outcome.ledger.challenger_scored is not None
     said = {
         "run_id": layout.run_id,
         "output": layout.output,
@@ -74,10 +80,17 @@ def outcome_json(result: RunResult) -> str:
         "counters": result.counts,
         "scores": layout.published_table("scores") if published else None,
         "failures": layout.published_table("failures") if published else None,
+        "scores_challenger": layout.published_table("scores_challenger") if published and with_challenger else None,
         "manifest": layout.manifest if published else None,
         "report": result.report,
     }
     return json.dumps({key: tell(value) if isinstance(value, str) else value for key, value in said.items()})
+
+
+def _challenger_places(result: RunResult) -> list[str]:
+    if result.outcome.ledger.challenger_scored is None:
+        return []
+    return [f"  challenger  {printable(result.layout.published_table('scores_challenger'))}"]
 
 
 def _query(folder: str) -> str:

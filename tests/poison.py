@@ -14,7 +14,7 @@ from transforms import loading
 from transforms.encoded import Encoded
 from transforms.errors import FailureCode, ImageError
 from transforms.images import Decoded
-from transforms.loading import LoadPlan
+from transforms.load_plan import LoadPlan
 
 # Of this process; an image may damage it for the next one.
 _state = {"damaged": False, "seen": 0}

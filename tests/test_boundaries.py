@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 
 VERBS = {
     "list_images", "skip_scored", "stat_images", "group_units", "load_batches", "score_batches", "write_tables",
+    "write_groups",
     "publish_run", "observe", "coders",
 }  # fmt: skip
 

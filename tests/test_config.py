@@ -1,10 +1,14 @@
 """Configurations: what a file may say, what each mistake is answered with, and the documentation made of it."""
 
+import functools
 import json
+import operator
 import os
 import pickle
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -13,11 +17,13 @@ from pipeline.config import RunConfig, load_config
 from pipeline.config_docs import configuration_markdown
 from pipeline.yaml_text import parse_yaml
 from transforms.errors import ConfigError, FailureCode
+from transforms.settings import CalibrationSettings
 
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
 SECTIONS = (
-    "model, labels, preprocess, calibration, results, limits, health, golden, report, input, decode, load, batch, write"
+    "model, labels, preprocess, calibration, challenger, results, limits, health, golden, report, prices, input, "
+    "decode, load, batch, write"
 )
 CODES = ", ".join(FailureCode)
 
@@ -272,21 +278,46 @@ class TestPaths:
         assert {key: told[key] for key in rest} == rest
         assert pickle.loads(pickle.dumps(config)).told() == told  # noqa: S301  it is our own
 
+    def test_secrets_of_a_challenger_are_not_told(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """However deep they stand; an override that leaves the challenger out leaves nothing to be told."""
+        monkeypatch.setenv("HUB_TOKEN", "xyz")
+        text = f"{LEAST}challenger: {{model: {{path: 'https://hub/${{HUB_TOKEN}}/birds'}}}}\n"
+        told = load(file, text).told()
+        assert told["challenger"]["model"]["path"] == "https://hub/***/birds"
+        assert load(file, text, "challenger=").told()["challenger"] is None
+
+    def test_what_a_challenger_leaves_out_is_the_first_models(self, file: Path) -> None:
+        """Labels, preprocessing and calibration; what it says is its own, and the rest is everybody's."""
+        text = f"{LEAST}labels: {{offset: 1}}\nbatch: {{size: 3}}\n"
+        text += "challenger: {model: {path: /n}, calibration: {}}\n"
+        config = load(file, text, "calibration.temperature=2")
+        plan = config.challenger_plan()
+        assert plan is not None
+        assert plan == replace(config.scorer_plan(), model=plan.model, calibration=CalibrationSettings())
+        assert (plan.model.path, plan.labels.offset) == ("/n", 1)
+        own = load(
+            file, text, "challenger.preprocess.value_range=0_255", "challenger.labels.offset=2"
+        ).challenger_plan()
+        assert own is not None
+        assert (own.preprocess.value_range, own.labels.offset, own.batch_size) == ("0_255", 2, 3)
+        assert config.without_challenger().challenger_plan() is None
+
     def test_every_path_in_the_settings_is_resolved(self, file: Path) -> None:
         """A new setting that is a path must be added to the list: this finds it by its name."""
         names = [
-            f"{section}.{name}"
-            for section, field in RunConfig.model_fields.items()
-            for name in field.annotation.model_fields  # type: ignore[union-attr]
-            if name == "path" or name.endswith(("_path", "_cache", "_folder"))
+            name
+            for name in nested_settings(RunConfig)
+            if name.endswith((".path", "_path", "_cache", "_folder", ".thresholds"))
         ]
-        assert "model.path" in names
+        assert {"model.path", "challenger.model.path", "challenger.labels.thresholds"} < set(names)
         for name in names:
-            section, key = name.split(".")
+            *outer, key = name.split(".")
             values: dict[str, Any] = {"model": {"path": "m"}, "preprocess": {"value_range": "0_1"}}
-            values.setdefault(section, {})[key] = "x/y"
+            if outer[0] == "challenger":
+                values["challenger"] = {"model": {"path": "m"}}
+            functools.reduce(lambda inner, part: inner.setdefault(part, {}), outer, values)[key] = "x/y"
             config = load(file, json.dumps(values))  # JSON is YAML
-            assert getattr(getattr(config, section), key) == str(file.parent / "x" / "y"), name
+            assert operator.attrgetter(name)(config) == str(file.parent / "x" / "y"), name
 
     def test_overrides_start_at_the_working_directory(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """As on every command line."""
@@ -360,6 +391,17 @@ class TestMessages:
             ("top_k=3", f"top_k is not a setting; did you mean results.top_k? (allowed here: {SECTIONS})"),
             ("batch.top_k=3", "batch.top_k is not a setting; did you mean results.top_k? (allowed here: size)"),
             ("xyz=3", f"xyz is not a setting; allowed here: {SECTIONS}"),
+            ("challenger.modl.path=m",
+             " has 2 problems:\n  challenger.model is missing: Which model: the settings of `model`.\n"
+             "  challenger.modl is not a setting; did you mean model? (allowed here: model, labels, preprocess, "
+             "calibration)"),
+            ("challenger={model: {path: m, nam: x}}",
+             "challenger.model.nam is not a setting; did you mean name? (allowed here: path, name, signature, "
+             "output_name, tags, output, activation, trust, hub_cache, device, calls_in_flight, precision, xla, "
+             "precision_tolerance)"),
+            ("challenger={model: {path: m}, preprocess: {}}",
+             "challenger.preprocess.value_range is missing: The range that pixels are scaled to before mean and std; "
+             "required, because the wrong one costs accuracy without an error."),
             # Values
             ("results.top_k=0", "results.top_k must be at least 1, got 0"),
             ("results.top_k=many", "results.top_k must be a whole number, got 'many'"),
@@ -443,7 +485,23 @@ class TestMessages:
 
 def sections() -> dict[str, type[BaseModel]]:
     """Return the sections of a configuration."""
-    return {name: field.annotation for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
+    return {name: section_of(field.annotation) for name, field in RunConfig.model_fields.items()}  # type: ignore[misc]
+
+
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the settings that a field holds, those of an optional one, too."""
+    kinds = [annotation, *get_args(annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def nested_settings(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Yield every setting by its full name."""
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        if section is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from nested_settings(section, f"{prefix}{name}.")
 
 
 class TestDocumentation:
@@ -451,6 +509,7 @@ class TestDocumentation:
         """In the schema, which editors show, and so in the documentation."""
         schema = RunConfig.model_json_schema()
         for name, reference in schema["properties"].items():
+            reference = next((one for one in reference.get("anyOf", ()) if "$ref" in one), reference)
             definition = schema["$defs"][reference["$ref"].rpartition("/")[2]]
             assert definition["description"], name
             assert definition["additionalProperties"] is False, name

@@ -340,3 +340,30 @@ def test_damaged_manifest_has_a_way_out(tmp_path: Path) -> None:
     assert refusal(tmp_path, "n1") == f"{manifest} is damaged: it names no fingerprints or no files; {WAY_OUT}"
     Path(manifest).write_text("{")
     assert refusal(tmp_path, "n1") == f"{manifest} is damaged; {WAY_OUT}"
+
+
+def test_only_runs_of_the_same_challenger_may_be_relied_on_where_there_is_one(tmp_path: Path) -> None:
+    """Another one, or none, has no row for it; a run without a challenger relies on runs with any."""
+    rival = {"model": "r", "preprocessing": "p", "scoring": "s"}
+    night(tmp_path, "n1", [("a", "1", 1)])
+    for run_id, made_with in (("n2", rival), ("n3", {**rival, "model": "q"})):
+        night(tmp_path, run_id, [("a", "1", 1)])
+        edit_manifest(tmp_path, run_id, challenger={"fingerprints": made_with})
+    nights = ("n3", "n2", "n1")
+    with_rival = open_chain(layout(tmp_path), nights, SAME, rival)
+    assert [run.useless for run in with_rival.runs] == ["other challenger", "", "other challenger"]
+    assert [file.reusable for file in with_rival.files] == [False, True]
+    assert [run.useless for run in open_chain(layout(tmp_path), nights, SAME).runs] == ["", "", ""]
+    both = open_chain(layout(tmp_path), nights, {**SAME, "scoring": "t"}, rival).runs
+    assert [run.useless for run in both] == ["other scoring, challenger", "other scoring", "other scoring, challenger"]
+
+
+def test_a_manifest_of_before_there_were_challengers_had_none(tmp_path: Path) -> None:
+    """It does not say so."""
+    night(tmp_path, "n1", [("a", "1", 1)])
+    path = Path(layout(tmp_path, "n1").manifest)
+    path.write_text(
+        json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "challenger"})
+    )
+    assert open_chain(layout(tmp_path), ("n1",), SAME).runs[0].useless == ""
+    assert open_chain(layout(tmp_path), ("n1",), SAME, SAME).runs[0].useless == "other challenger"

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from tests.image_files import encode, exif, frame, jpeg, png_chunk, scan, tiff
-from transforms import images
+from transforms import composing, images
 from transforms.errors import ImageError
 from transforms.headers import probe
 from transforms.images import Decoded, decode_cost, decode_image, load_image
@@ -215,7 +215,7 @@ class TestTransparency:
         rgba.putalpha(Image.linear_gradient("L").resize(rgba.size))
         data = encode(rgba, "PNG")
         at_once = decode(data).pixels
-        monkeypatch.setattr(images, "_BAND_PIXELS", 200)
+        monkeypatch.setattr(composing, "_BAND_PIXELS", 200)
         np.testing.assert_array_equal(decode(data).pixels, at_once)
 
 

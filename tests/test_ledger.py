@@ -23,6 +23,18 @@ def test_every_count_has_its_place() -> None:
     ledger = count_ledger(written, adopted, counts)
     assert ledger == Ledger(listed=21, duplicates=1, unique=20, scored=9, failed=1, skipped=10)
     assert ledger.mismatch() is None
+    assert list(ledger.to_json()) == ["listed", "duplicates", "unique", "scored", "failed", "skipped"]
+
+
+def test_a_scored_image_that_the_challenger_lost_is_told() -> None:
+    """Adopted files of the challenger count as images of the first model, which have been counted, and not twice."""
+    adopted = [file("scores", 3), file("scores_challenger", 2), file("failures_challenger", 1)]
+    counts = Counts(listed=2, duplicates=0, unique=2, unlisted=3, skipped=0)
+    ledger = count_ledger([file("scores", 2), file("scores_challenger", 1)], adopted, counts, with_challenger=True)
+    assert ledger == Ledger(5, 0, 5, 5, 0, 0, challenger_scored=3, challenger_failed=1)
+    assert ledger.mismatch() == "scored 5 is not challenger_scored 3 + challenger_failed 1: +1"
+    none = count_ledger([file("scores", 2)], [], Counts(2, 0, 2, 0, 0), with_challenger=True)
+    assert none.mismatch() == "scored 2 is not challenger_scored 0 + challenger_failed 0: +2"
 
 
 def test_the_ledger_adds_up_for_every_night_and_for_none_that_lost_an_image() -> None:
@@ -54,12 +66,17 @@ def test_the_ledger_adds_up_for_every_night_and_for_none_that_lost_an_image() ->
         ledger = count_ledger(written, [file("scores", adopted)], counts)
         assert ledger.mismatch() is None
         assert ledger.listed - ledger.duplicates == ledger.scored + ledger.failed + ledger.skipped
-        for name, count in ledger._asdict().items():
+        rival_failed = int(rng.integers(0, ledger.scored + 1))
+        files = [file("scores_challenger", ledger.scored - rival_failed), file("failures_challenger", rival_failed)]
+        both = count_ledger([*written, *files], [file("scores", adopted)], counts, with_challenger=True)
+        assert both == ledger._replace(challenger_scored=files[0].rows, challenger_failed=files[1].rows)
+        assert both.mismatch() is None
+        for name, count in both._asdict().items():
             seen[name] += count
-        # Each count alone, one more or one less, is found out: two laws, and none of the counts is in neither.
+        # Each count alone, one more or one less, is found out: three laws, and none of the counts is in none.
         for name in Ledger._fields:
             for off in (-1, 1):
-                assert ledger._replace(**{name: getattr(ledger, name) + off}).mismatch() is not None
+                assert both._replace(**{name: getattr(both, name) + off}).mismatch() is not None
         lost = count_ledger([*written, file("scores", -1)], [file("scores", adopted)], counts)
         assert lost.mismatch() is not None
     assert all(seen[name] > 100 for name in Ledger._fields)

@@ -21,7 +21,8 @@ from PIL import Image
 from transforms import loading, storage
 from transforms.errors import FailureCode, ImageError, Stage
 from transforms.images import decode_cost, load_image
-from transforms.loading import BatchLoader, LoadedImage, LoadPlan, LoadTally, load_one, prepare, thread_count
+from transforms.load_plan import LoadPlan, thread_count
+from transforms.loading import BatchLoader, LoadedImage, LoadTally, load_one, prepare
 from transforms.memory import ByteBudget
 from transforms.reading import FileContent
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,28 @@ import pytest
 from tests.runs import tree
 from transforms import publishing, storage
 from transforms.errors import ConfigError, ExitCode, FailureCode, RunError, Stage
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.part_files import PartWriter
-from transforms.publishing import Ledger, RunFacts, complete, is_published, publish, read_attempt, read_outcome
+from transforms.part_groups import GroupWriter, TableFiles
+from transforms.publishing import (
+    ChallengerFacts,
+    Ledger,
+    RunFacts,
+    complete,
+    is_published,
+    publish,
+    read_attempt,
+    read_outcome,
+)
 from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
-from transforms.staging import claim_staging
+from transforms.staging import Adopted, StagedTable, claim_staging
 from transforms.tables import FAILURES_SCHEMA, failures_batch
 
 pytest_plugins = ["tests.s3_store"]
 
 SCORES = pa.schema([pa.field("image_path", pa.string(), nullable=False)])
+RIVALS: dict[Table, pa.Schema] = {"scores_challenger": SCORES, "failures_challenger": FAILURES_SCHEMA}
 
 
 def facts_for(output: Path | str, run_id: str = "night", **changes: Any) -> RunFacts:
@@ -41,16 +53,39 @@ def facts_for(output: Path | str, run_id: str = "night", **changes: Any) -> RunF
     return RunFacts(**{**values, **changes})
 
 
+def rival_facts(output: Path | str, **changes: Any) -> RunFacts:
+    """A run of paths with a challenger."""
+    schemas = {"scores": SCORES, "failures": FAILURES_SCHEMA, **RIVALS}
+    return facts_for(output, schemas=schemas, challenger=ChallengerFacts({}, {"model_id": "r"}), **changes)
+
+
+def claim(facts: RunFacts) -> Adopted:
+    """Begin or continue it."""
+    rivals = [] if facts.challenger is None else [StagedTable(table, schema, {}) for table, schema in RIVALS.items()]
+    return claim_staging(facts.layout, {"model": "m"}, SCORES, {}, rivals)
+
+
 def stage(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
-    """Begin a run, and write staged scores files with these paths."""
-    claim_staging(facts.layout, {"model": "m"}, SCORES, {})
+    """Begin a run, and write staged scores files with these paths; with a challenger, it fails on the last of each."""
+    claim(facts)
     return stage_again(facts, *files)
 
 
 def stage_again(facts: RunFacts, *files: list[str]) -> list[WrittenFile]:
-    """Write staged scores files as a job does that has no launcher any more."""
+    """Write staged files as a job does that has no launcher any more."""
     written = []
     for paths in files:
+        if facts.challenger is not None:
+            tables: list[Table] = ["scores", *RIVALS]
+            group = GroupWriter(
+                [TableFiles(table, facts.layout.staged_table(table), facts.schemas[table], {}) for table in tables],
+                facts.write,
+            )
+            failed = Failure(ImageRef(paths[-1], None, None), Stage.SCORE, FailureCode.MODEL_ERROR, "no", 0)
+            scores = [pa.record_batch({"image_path": part}, schema=SCORES) for part in (paths, paths[:-1])]
+            group.write(dict(zip(tables, (*scores, failures_batch([failed])), strict=True)))
+            written += group.close()
+            continue
         writer = PartWriter(facts.layout.staged_table("scores"), "scores", SCORES, {}, facts.write)
         writer.write(pa.record_batch({"image_path": paths}, schema=SCORES))
         written += writer.close()
@@ -291,15 +326,29 @@ def by_success(layout: RunLayout) -> tuple[str, ...] | None:
     if not is_published(layout):
         return None
     manifest = json.loads(storage.read_bytes(layout.manifest))
-    listed = {file.path for table in TABLES for file in storage.list_folder(layout.published_table(table))}
+    folders = [folder for folder in map(layout.published_table, ALL_TABLES) if storage.is_folder(folder)]
+    listed = {file.path for folder in folders for file in storage.list_folder(folder)}
     assert listed == {storage.join(layout.output, entry["path"]) for entry in manifest["files"]}
     return rows_of(layout.output, manifest)
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("overwrite", "before", "after"),
+    [
+        (False, facts_for, facts_for),
+        (True, facts_for, facts_for),
+        (True, facts_for, rival_facts),  # gets a challenger
+        (True, rival_facts, facts_for),  # loses it
+    ],
+)
 @pytest.mark.parametrize("place", ["local", pytest.param("store", marks=pytest.mark.heavy)])
 def test_a_kill_at_any_step_is_completed(
-    tmp_path: Path, place: str, overwrite: bool, request: pytest.FixtureRequest
+    tmp_path: Path,
+    place: str,
+    overwrite: bool,
+    before: Callable[..., RunFacts],
+    after: Callable[..., RunFacts],
+    request: pytest.FixtureRequest,
 ) -> None:
     """After each step in turn: a reader sees the old state or the new one, whole; the next call completes the new.
 
@@ -307,13 +356,15 @@ def test_a_kill_at_any_step_is_completed(
     """
     root = str(tmp_path) if place == "local" else request.getfixturevalue("bucket")
     ledger, seen = Ledger(2, 0, 2, 2, 0, 0), set()
+    if after is rival_facts:
+        ledger = ledger._replace(challenger_scored=0, challenger_failed=2)
     for calls in range(60):
         output = storage.join(root, f"kill{calls}")
         evening = facts_for(output, run_id="evening")
         publish(evening, stage(evening, ["evening"]), Ledger(1, 0, 1, 1, 0, 0))
         if overwrite:
-            publish(facts_for(output), stage(facts_for(output), ["old1", "old2"], ["old3"]), Ledger(3, 0, 3, 3, 0, 0))
-        facts = facts_for(output, overwrite=overwrite, manifest={"model_id": "new"})
+            publish(before(output), stage(before(output), ["old1", "old2"], ["old3"]), Ledger(3, 0, 3, 3, 0, 0))
+        facts = after(output, overwrite=overwrite, manifest={"model_id": "new"})
         files = stage(facts, ["a"], ["b"])
         with pytest.MonkeyPatch.context() as patch:
             kill_after(patch, calls)
@@ -342,7 +393,7 @@ def test_a_kill_at_any_step_is_completed(
         completed = complete(facts.layout)
         if not completed and published != new:
             assert published == old
-            adopted = claim_staging(facts.layout, {"model": "m"}, SCORES, {})
+            adopted = claim(facts)
             assert adopted.rows == 2
             publish(facts, adopted.files, ledger)
             completed = True

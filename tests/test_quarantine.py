@@ -23,7 +23,8 @@ from PIL import Image
 from transforms import quarantine as quarantine_module
 from transforms.errors import ExitCode, FailureCode, ImageError, InterruptedRunError, RunError, Stage
 from transforms.images import Decoded
-from transforms.loading import LoadPlan, load_one, prepare
+from transforms.load_plan import LoadPlan
+from transforms.loading import load_one, prepare
 from transforms.quarantine import Quarantine
 from transforms.records import ImageRef
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings

@@ -17,11 +17,11 @@ from tests.hub_server import HubServer
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
 from transforms.claims import RunClaim
+from transforms.contest import Contest
 from transforms.errors import ConfigError, ExitCode, InputError, ModelError, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
 from transforms.publishing_plan import write_plan
-from transforms.scoring import Scorer
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_a_published_run_lies_as_designed(model: Path, photos: Path, tmp_path: P
     }
     assert not (output / "runs/2026-11-22/_staging").exists()
     manifest = json.loads((output / "runs/2026-11-22/manifest.json").read_text())
-    assert manifest["ledger"] == result.outcome.ledger._asdict()
+    assert manifest["ledger"] == result.outcome.ledger.to_json()
     assert [file["rows"] for file in manifest["files"]] == [10, 0]
     for file in manifest["files"]:
         path = output / file["path"]
@@ -592,10 +592,10 @@ def test_a_run_that_was_published_while_the_model_was_loaded_is_found(
     config, output = small_config(model), tmp_path / "out"
     trees = []
 
-    def loading() -> Scorer:
+    def loading() -> Contest:
         run_quietly(config, [photos], output, run_id="night")
         trees.append(tree(output))
-        return Scorer(config.scorer_plan())
+        return Contest(config.contest_plan())
 
     result = run_quietly(config, [photos], output, run_id="night", loading=loading)
     assert result.found == f"run night is already published in {output}: nothing was done"

@@ -12,6 +12,7 @@ import pytest
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.contest import Contest
 from transforms.errors import FailureCode, Stage
 from transforms.predicting import Answers
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef, now_us
@@ -68,8 +69,9 @@ def start() -> Iterator[Callable[[Model], _ScoreDoFn]]:
 
     def make(model: Model) -> _ScoreDoFn:
         shared = Shared()
-        started.append((shared, shared.acquire(lambda: model)))
-        do_fn = _ScoreDoFn(SimpleNamespace(), "f", shared)  # type: ignore[arg-type]
+        contest = Contest.of(model)  # type: ignore[arg-type]
+        started.append((shared, shared.acquire(lambda: contest)))
+        do_fn = _ScoreDoFn(SimpleNamespace(), ("f", None), shared)  # type: ignore[arg-type]
         do_fn.setup()
         started.append(do_fn)
         return do_fn

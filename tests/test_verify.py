@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.after import verify as verifying
+from pipeline.after import verify_paths
 from pipeline.after.ended import find_ended
 from pipeline.after.published import find_run
 from pipeline.after.report import write_report
@@ -261,7 +261,7 @@ def test_a_path_that_is_there_twice_is_named_with_both_places(output: Path) -> N
 
 def test_two_paths_of_one_hash_are_no_path_twice(output: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Hashes only find suspects; the letters decide."""
-    monkeypatch.setattr(verifying, "_hashes", lambda paths: np.zeros(len(paths), np.int64))
+    monkeypatch.setattr(verify_paths, "_hashes", lambda paths: np.zeros(len(paths), np.int64))
     assert broken(output) == {}
     rewrite(output, FAILURES, image_path=put(0, "/b.png"))
     assert broken(output) == {"paths": (1, f"/b.png is in {SCORES} and in {FAILURES}")}

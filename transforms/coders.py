@@ -11,7 +11,7 @@ import apache_beam as beam
 import pyarrow as pa
 from apache_beam.coders.coder_impl import CallbackCoderImpl
 
-from transforms.records import ImageBatch
+from transforms.records import ImageBatch, RivalRows
 
 
 class SizedPickleCoder(beam.coders.Coder):
@@ -33,7 +33,7 @@ class SizedPickleCoder(beam.coders.Coder):
         if isinstance(value, ImageBatch):
             if value.pixels.dtype == object:
                 return sum(len(encoded) for encoded in value.pixels)
-            return value.pixels.nbytes
+            return value.pixels.nbytes + (0 if value.second is None else value.second.nbytes)
         return int(value.nbytes)
 
     def is_deterministic(self) -> bool:
@@ -49,3 +49,4 @@ def register() -> None:
     """Let Beam use it for batches of pixels and of rows."""
     beam.coders.registry.register_coder(ImageBatch, SizedPickleCoder)
     beam.coders.registry.register_coder(pa.RecordBatch, SizedPickleCoder)
+    beam.coders.registry.register_coder(RivalRows, SizedPickleCoder)

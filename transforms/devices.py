@@ -155,6 +155,7 @@ class DeviceSlots:
     """
 
     def __init__(self, devices: Sequence[str], calls_in_flight: int) -> None:
+        self.devices = tuple(devices)
         self.count = len(devices) * calls_in_flight
         self._free: queue.SimpleQueue[str] = queue.SimpleQueue()
         for _ in range(calls_in_flight):

@@ -144,13 +144,20 @@ def find_chain(layout: RunLayout, since: str) -> tuple[str, ...]:
     return chain
 
 
-def open_chain(layout: RunLayout, chain: Sequence[str], fingerprints: Mapping[str, str]) -> Chain:
+def open_chain(
+    layout: RunLayout,
+    chain: Sequence[str],
+    fingerprints: Mapping[str, str],
+    challenger: Mapping[str, str] | None = None,
+) -> Chain:
     """Look at the runs of a chain: which of them may be relied on, and whether their files are there.
 
     Args:
         layout: The new run.
         chain: From find_chain.
         fingerprints: Of the new run.
+        challenger: Of its challenger; None without one. A run with another one, or none, has no rows of this one: an
+            image that was skipped for it would be missing in the challenger's table of all nights.
 
     Raises:
         ConfigError: The first run, or one that it has used, is not published any more; or a file that is needed is
@@ -161,21 +168,28 @@ def open_chain(layout: RunLayout, chain: Sequence[str], fingerprints: Mapping[st
     recorded = _manifest(layout, chain[0], chain[0]).get("since_run") or {}
     needed = {chain[0], *recorded.get("used", ())}
     with ThreadPoolExecutor(_THREADS) as pool:
-        opened = Chain(tuple(pool.map(lambda run_id: _open_run(layout, run_id, chain[0], needed, fingerprints), chain)))
+        expected = (fingerprints, challenger)
+        opened = Chain(tuple(pool.map(lambda run_id: _open_run(layout, run_id, chain[0], needed, expected), chain)))
         list(pool.map(lambda run: _check_files(layout, run), opened.used))
     return opened
 
 
 def _open_run(
-    layout: RunLayout, run_id: str, first: str, needed: Collection[str], fingerprints: Mapping[str, str]
+    layout: RunLayout,
+    run_id: str,
+    first: str,
+    needed: Collection[str],
+    expected: tuple[Mapping[str, str], Mapping[str, str] | None],
 ) -> EarlierRun:
     if run_id not in needed and not is_published(RunLayout(layout.output, run_id)):
         # The nights of an old model are deleted one day: nobody has used them since.
         return EarlierRun(run_id, (), 0, _GONE)
     manifest = _manifest(layout, run_id, first)
-    made_with = manifest["fingerprints"]
-    names = sorted({*made_with, *fingerprints})
-    different = ", ".join(name for name in names if made_with.get(name) != fingerprints.get(name))
+    made_with, (fingerprints, challenger) = manifest["fingerprints"], expected
+    others = [name for name in sorted({*made_with, *fingerprints}) if made_with.get(name) != fingerprints.get(name)]
+    if challenger is not None and (manifest.get("challenger") or {}).get("fingerprints") != challenger:
+        others.append("challenger")
+    different = ", ".join(others)
     scores = [entry for entry in manifest["files"] if entry["table"] == "scores"]
     files = tuple(
         EarlierFile(storage.join(layout.output, entry["path"]), entry["size_bytes"], run_id, not different, made_with)

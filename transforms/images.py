@@ -34,6 +34,7 @@ from PIL import (
 )
 
 from transforms.bmp_rle import decode_bmp_rle
+from transforms.composing import compose, mend_transparent_colour
 from transforms.errors import FailureCode, ImageError
 from transforms.headers import ImageHeader, jpeg_segments, probe
 from transforms.orientation import FROM_BOTTOM, FROM_RIGHT, SWAPPED, jpeg_orientation, pillow_orientation, turn
@@ -43,7 +44,6 @@ from transforms.scaling import SMALLEST_SHARE, Scaled, find_factor, fit_scaled
 from transforms.settings import DecodeSettings, PreprocessSettings
 
 Pixels = npt.NDArray[np.uint8]
-Colour = tuple[int, int, int]
 
 # Pillow's switches belong to the process; they are set once, here, and never per image: threads share them.
 # Its own limit on pixels is lower than ours or only warns; _check_limits takes its place.
@@ -66,8 +66,6 @@ _PILLOW: dict[str, type[ImageFile.ImageFile]] = {
 
 _JPEG_METADATA = frozenset({*range(0xE1, 0xEE), 0xEF, 0xFE})
 """APP1 to APP15 without Adobe's APP14, which tells the colour space, and comments."""
-_BAND_PIXELS = 1 << 16
-"""Pixels that are converted at once: more need more memory beside the picture, fewer more calls."""
 
 
 class Decoded(NamedTuple):
@@ -77,6 +75,28 @@ class Decoded(NamedTuple):
     """uint8[H, W, 3], RGB as displayed, C-contiguous; may be read-only."""
     info: ImageInfo
     """Size, format, decoder."""
+
+
+class Fitting(NamedTuple):
+    """What an image is fitted to."""
+
+    preprocess: PreprocessSettings
+    """Crop and resize."""
+    height: int
+    """Rows of the model's input."""
+    width: int
+    """Columns of the model's input."""
+
+
+class DecodedTwice(NamedTuple):
+    """An image for two models, and what is known of it."""
+
+    pixels: Pixels
+    """As Decoded, for the first."""
+    info: ImageInfo
+    """Of the image before it was resized."""
+    second: Pixels
+    """As pixels, for the second."""
 
 
 def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettings, height: int, width: int) -> Decoded:
@@ -97,15 +117,49 @@ def load_image(data: bytes, decode: DecodeSettings, preprocess: PreprocessSettin
     """
     header = admit(data, decode)
     try:
-        if header.format == "jpeg" and decode.jpeg_scaling == "auto":
-            scaled = _decode_scaled(data, header, preprocess, height, width)
-            if scaled is not None:
-                info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
-                return Decoded(fit_scaled(scaled, preprocess, height, width), info)
-        decoded = _decode_admitted(data, header, decode)
-        return Decoded(fit(decoded.pixels, preprocess, height, width), decoded.info)
+        return _load(data, header, decode, Fitting(preprocess, height, width))
     except MemoryError as error:
         raise _out_of_memory(header.width, header.height) from error
+
+
+def load_image_twice(data: bytes, decode: DecodeSettings, first: Fitting, second: Fitting) -> DecodedTwice:
+    """Decode an image once and fit it to the inputs of two models.
+
+    Each has the pixels that it would have alone, to the last bit. So a JPEG that is scaled down while it is decoded,
+    by another factor for each, is decoded for each: a half and a quarter of it, or a half and the whole.
+
+    Args:
+        data: The encoded file, whole.
+        decode: As load_image.
+        first: Of the first model.
+        second: Of the second model.
+
+    Raises:
+        ImageError: As load_image.
+    """
+    header = admit(data, decode)
+    try:
+        factors = {_factor(data, header, decode, fitting) for fitting in (first, second)}
+        if len(factors) > 1:
+            decoded = _load(data, header, decode, first)
+            return DecodedTwice(*decoded, _load(data, header, decode, second).pixels)
+        scaled = _decode_scaled(data, header, factors.pop())
+        if scaled is not None:
+            info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
+            return DecodedTwice(fit_scaled(scaled, *first), info, fit_scaled(scaled, *second))
+        decoded = _decode_admitted(data, header, decode)
+        return DecodedTwice(fit(decoded.pixels, *first), decoded.info, fit(decoded.pixels, *second))
+    except MemoryError as error:
+        raise _out_of_memory(header.width, header.height) from error
+
+
+def _load(data: bytes, header: ImageHeader, decode: DecodeSettings, fitting: Fitting) -> Decoded:
+    scaled = _decode_scaled(data, header, _factor(data, header, decode, fitting))
+    if scaled is not None:
+        info = ImageInfo(scaled.columns, scaled.rows, "jpeg", len(data), "simplejpeg")
+        return Decoded(fit_scaled(scaled, *fitting), info)
+    decoded = _decode_admitted(data, header, decode)
+    return Decoded(fit(decoded.pixels, *fitting), decoded.info)
 
 
 def decode_image(data: bytes, settings: DecodeSettings) -> Decoded:
@@ -193,20 +247,26 @@ def _out_of_memory(width: int, height: int) -> ImageError:
     return ImageError(FailureCode.TOO_MANY_PIXELS, f"{width}x{height} pixels need more memory than there is")
 
 
-def _decode_scaled(
-    data: bytes, header: ImageHeader, preprocess: PreprocessSettings, height: int, width: int
-) -> Scaled | None:
+def _factor(data: bytes, header: ImageHeader, decode: DecodeSettings, fitting: Fitting) -> int:
+    """Return by how much an image is scaled down while it is decoded: 4, 2, or 1 for not at all."""
+    if header.format != "jpeg" or decode.jpeg_scaling == "off":
+        return 1
+    if max(header.width, header.height) < SMALLEST_SHARE * min(fitting.height, fitting.width):
+        return 1  # most photos: they need not be searched for their orientation twice
+    swapped = jpeg_orientation(data) in SWAPPED
+    rows, columns = (header.width, header.height) if swapped else (header.height, header.width)
+    return find_factor(rows, columns, *fitting)
+
+
+def _decode_scaled(data: bytes, header: ImageHeader, factor: int) -> Scaled | None:
     """Decode a JPEG at a fraction of its size, or return None where that may not be or simplejpeg refuses it."""
-    if max(header.width, header.height) < SMALLEST_SHARE * min(height, width):
-        return None  # most photos: they need not be searched for their orientation twice
-    orientation = jpeg_orientation(data)
-    rows, columns = (header.width, header.height) if orientation in SWAPPED else (header.height, header.width)
-    factor = find_factor(rows, columns, preprocess, height, width)
     if factor == 1:
         return None
     pixels = _decode_simplejpeg(data, header, factor)
     if pixels is None:
         return None
+    orientation = jpeg_orientation(data)
+    rows, columns = (header.width, header.height) if orientation in SWAPPED else (header.height, header.width)
     turned = turn(pixels, orientation)
     return Scaled(turned, factor, rows, columns, orientation in FROM_BOTTOM, orientation in FROM_RIGHT)
 
@@ -256,8 +316,8 @@ def _decode_pillow(data: bytes, header: ImageHeader, settings: DecodeSettings) -
         image.load()
         _check_limits(_found(header, image), len(data), settings)
         if header.format == "png":
-            _mend_transparent_colour(image, header.bits)
-        pixels = _compose(image, header.bits, settings.background)
+            mend_transparent_colour(image, header.bits)
+        pixels = compose(image, header.bits, settings.background)
         orientation = jpeg_orientation(data) if header.format == "jpeg" else pillow_orientation(image)
     except ImageError:
         raise
@@ -289,7 +349,7 @@ def _decode_heif(data: bytes, header: ImageHeader, settings: DecodeSettings) -> 
         _check_limits(_found(header, opened), len(data), settings)
         image = opened.to_pillow()
         # libheif has turned the picture by the container's own tags already, which go before EXIF.
-        return _compose(image, 8, settings.background)
+        return compose(image, 8, settings.background)
     except ImageError:
         raise
     except Exception as error:  # as for Pillow: a foreign decoder on hostile bytes
@@ -322,52 +382,3 @@ def _refusal(error: Exception, header: ImageHeader, size_bytes: int) -> ImageErr
     else:
         code = FailureCode.CORRUPT_IMAGE
     return ImageError(code, f"the {header.format} of {size_bytes} bytes cannot be decoded: {text[:300]}")
-
-
-def _compose(image: Image.Image, bits: int, background: Colour) -> Pixels:
-    """Turn a loaded image of any mode into RGB on the background, in bands: no second copy of the whole is made."""
-    width, height = image.size
-    rows = max(1, _BAND_PIXELS // width)
-    if rows >= height:
-        return _compose_band(image, bits, background)
-    pixels = np.empty((height, width, 3), np.uint8)
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        pixels[top:bottom] = _compose_band(image.crop((0, top, width, bottom)), bits, background)
-    return pixels
-
-
-def _compose_band(image: Image.Image, bits: int, background: Colour) -> Pixels:
-    if image.mode.startswith("F"):
-        raise ImageError(FailureCode.UNSUPPORTED_FORMAT, "floating-point samples have no range that could be known")
-    if image.mode == "I" and bits != 16:
-        raise ImageError(FailureCode.UNSUPPORTED_FORMAT, "32-bit integer samples have no range that could be known")
-    if image.mode.startswith("I"):
-        return _grey16(image, bits, background)
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        canvas = Image.new("RGB", image.size, background)
-        canvas.paste(layer, mask=layer)
-        return np.asarray(canvas)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _mend_transparent_colour(image: Image.Image, bits: int) -> None:
-    """Bring a PNG's transparent colour to 8 bits: Pillow scales the samples of 2, 4 and 16 bits, but not this key."""
-    key = image.info.get("transparency")
-    if image.mode == "L" and isinstance(key, int) and bits < 8:
-        image.info["transparency"] = key * 255 // ((1 << bits) - 1)
-    elif image.mode == "RGB" and isinstance(key, tuple) and bits == 16:
-        image.info["transparency"] = tuple(sample >> 8 for sample in key)
-
-
-def _grey16(image: Image.Image, bits: int, background: Colour) -> Pixels:
-    """Scale 9 to 16 bits to 8 by division; Pillow's own conversion clips at 255."""
-    samples = np.asarray(image)
-    if image.mode == "I":  # signed
-        samples = samples + (1 << bits - 1)
-    grey = (samples >> max(bits - 8, 0)).astype(np.uint8)
-    pixels = np.repeat(grey[:, :, None], 3, axis=2)
-    if "transparency" in image.info:
-        pixels[samples == image.info["transparency"]] = background
-    return pixels

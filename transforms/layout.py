@@ -2,6 +2,8 @@
 
 <output>/scores/run_id=<id>/part-00000-of-00004.parquet
 <output>/failures/run_id=<id>/part-00000-of-00001.parquet
+<output>/scores_challenger/run_id=<id>/...    with a challenger: what it says of the images in scores
+<output>/failures_challenger/run_id=<id>/...  with a challenger: those of them that it could not score
 <output>/runs/<id>/manifest.json      files, ledger, fingerprints, versions, configuration
 <output>/runs/<id>/_SUCCESS           written last
 <output>/runs/<id>/refused.json       why a finished run was not published
@@ -25,8 +27,12 @@ from typing import Any, Literal
 from transforms import storage
 from transforms.errors import ConfigError
 
-Table = Literal["scores", "failures"]
+Table = Literal["scores", "failures", "scores_challenger", "failures_challenger"]
 TABLES: tuple[Table, ...] = ("scores", "failures")
+"""Those of every run."""
+CHALLENGER_TABLES: tuple[Table, ...] = ("scores_challenger", "failures_challenger")
+"""Those of a run with a challenger besides: what a second model says of the images in `scores`, or why it does not."""
+ALL_TABLES = (*TABLES, *CHALLENGER_TABLES)
 ReportKind = Literal["json", "html"]
 REPORT_KINDS: tuple[ReportKind, ...] = ("json", "html")
 

@@ -10,7 +10,8 @@ from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
-from transforms.loading import BatchLoader, LoadPlan, load_one, thread_count
+from transforms.load_plan import LoadPlan, thread_count
+from transforms.loading import BatchLoader, load_one
 from transforms.memory import ByteBudget
 from transforms.observe import Capacity, Count, CountFailures
 from transforms.quarantine import Quarantine

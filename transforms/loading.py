@@ -3,59 +3,31 @@
 import functools
 import logging
 import operator
-import os
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from transforms import reading
-from transforms.deadlines import Deadlines, GivenUp, Progress
+from transforms.deadlines import GivenUp, Progress
 from transforms.encoded import Encoded, encode_image
 from transforms.errors import FailureCode, ImageError, RunError, Stage
 from transforms.headers import probe
-from transforms.images import Decoded, decode_cost, load_image
+from transforms.images import Decoded, DecodedTwice, Fitting, decode_cost, load_image, load_image_twice
+from transforms.load_plan import LoadPlan
 from transforms.memory import ByteBudget, PixelBuffers
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef, now_us
-from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 from transforms.threads import LoadThreads
 
+Prepared = Decoded | DecodedTwice | Encoded
+
 _LOG = logging.getLogger(__name__)
-_REMOTE_THREADS_A_PROCESSOR = 4
-# The model cuts a loaded batch into calls of its own size: enough rows for a GPU, and few enough bytes to hold three.
-_LOAD_ROWS, _LOAD_BYTES = 128, 64 * 1024**2
 # So many images that were given up are told one by one; a store that is gone would fill the log with the same line.
 _TOLD_SINGLY = 5
-
-
-@dataclass(frozen=True)
-class LoadPlan:
-    """Everything that decides an image's pixels: picklable, the same on both roads."""
-
-    decode: DecodeSettings
-    """Limits and background."""
-    preprocess: PreprocessSettings
-    """Crop, resize and the rest."""
-    height: int
-    """Rows of the model's input."""
-    width: int
-    """Columns of the model's input."""
-    load: LoadSettings
-    """Threads and memory."""
-    batch_size: int
-    """Images a batch; the last one may hold fewer."""
-    encoded: bool = False
-    """The model decodes images itself: batches hold encoded bytes, and height and width mean nothing."""
-
-    @property
-    def deadlines(self) -> Deadlines:
-        """How long an image may take."""
-        return Deadlines(self.decode, self.load)
 
 
 class LoadedImage(NamedTuple):
@@ -75,6 +47,8 @@ class LoadedImage(NamedTuple):
     """Wall time of decode and resize, in milliseconds; without the wait for memory."""
     row: int = 0
     """Where its pixels are, once they are in a batch."""
+    second: npt.NDArray[np.uint8] | None = None
+    """uint8[H2, W2, 3] as LoadPlan.second wants them; None without one, and where the image failed."""
 
 
 class LoadTally(NamedTuple):
@@ -104,7 +78,7 @@ def load_one(
     plan: LoadPlan,
     budget: ByteBudget | None = None,
     progress: Progress | None = None,
-    prepare_with: Callable[[bytes, LoadPlan], Decoded | Encoded] | None = None,
+    prepare_with: Callable[[bytes, LoadPlan], Prepared] | None = None,
 ) -> LoadedImage:
     """Read, decode and fit one image; whatever is wrong with it becomes its failure.
 
@@ -129,12 +103,12 @@ def load_one(
             )
         stage = Stage.DECODE
         ref = progress.ref = ImageRef(ref.path, len(content.data), content.version)
-        needed = _memory_needed(content.data, plan.decode) if budget else 0
+        needed = _memory_needed(content.data, plan) if budget else 0
         if budget:
             budget.acquire(needed)
         try:
             with progress.at(Stage.DECODE, held=needed):
-                pixels, info = (prepare_with or prepare)(content.data, plan)
+                prepared = (prepare_with or prepare)(content.data, plan)
         finally:
             if budget:
                 budget.release(needed, stuck=progress.given_up)
@@ -147,7 +121,8 @@ def load_one(
         code = FailureCode.CORRUPT_IMAGE if stage is Stage.DECODE else FailureCode.READ_ERROR
         failure = Failure(ref, stage, code, unexpected(error), now_us())
     else:
-        return LoadedImage(ref, pixels, info, None, *_spent_ms(progress))
+        second = prepared.second if isinstance(prepared, DecodedTwice) else None
+        return LoadedImage(ref, prepared[0], prepared.info, None, *_spent_ms(progress), second=second)
     return LoadedImage(ref, None, None, failure, *_spent_ms(progress))
 
 
@@ -167,21 +142,26 @@ def _in_one_line(error: Exception) -> str:
     return f"{type(error).__name__}: {reason}"
 
 
-def prepare(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
-    """Make of an encoded file what the model is given.
+def prepare(data: bytes, plan: LoadPlan) -> Prepared:
+    """Make of an encoded file what the model is given, and what a challenger is given where that differs.
 
     Raises:
         ImageError: With the code that belongs into the failures table.
     """
     if plan.encoded:
         return encode_image(data, plan.decode)
+    if plan.second is not None:
+        first = Fitting(plan.preprocess, plan.height, plan.width)
+        return load_image_twice(
+            data, plan.decode, first, Fitting(plan.second.preprocess, plan.second.height, plan.second.width)
+        )
     return load_image(data, plan.decode, plan.preprocess, plan.height, plan.width)
 
 
-def _memory_needed(data: bytes, settings: DecodeSettings) -> int:
+def _memory_needed(data: bytes, plan: LoadPlan) -> int:
     cost = decode_cost(probe(data), len(data))
     # What the guard will refuse costs nothing: it must not wait for memory that it never takes.
-    return len(data) + min(cost, settings.max_decode_bytes)
+    return len(data) + min(cost, plan.decode.max_decode_bytes) + plan.second_bytes
 
 
 def _spent_ms(progress: Progress) -> tuple[float, float]:
@@ -191,9 +171,14 @@ def _spent_ms(progress: Progress) -> tuple[float, float]:
 def to_batch(images: Sequence[LoadedImage], plan: LoadPlan) -> ImageBatch:
     """Put loaded images, none of them failed, into one batch."""
     pixels = new_rows(plan, len(images))
+    second: npt.NDArray[Any] | None = None
+    if plan.second is not None:
+        second = np.empty((len(images), plan.second.height, plan.second.width, 3), np.uint8)
     for row, image in enumerate(images):
         pixels[row] = image.pixels
-    return _batch_of([image._replace(row=row) for row, image in enumerate(images)], pixels)
+        if second is not None:
+            second[row] = image.second
+    return _batch_of([image._replace(row=row) for row, image in enumerate(images)], pixels, second)
 
 
 def new_rows(plan: LoadPlan, count: int) -> npt.NDArray[Any]:
@@ -203,21 +188,25 @@ def new_rows(plan: LoadPlan, count: int) -> npt.NDArray[Any]:
     return np.empty((count, plan.height, plan.width, 3), np.uint8)
 
 
-def _batch_of(images: Sequence[LoadedImage], pixels: npt.NDArray[Any]) -> ImageBatch:
+def _batch_of(
+    images: Sequence[LoadedImage], pixels: npt.NDArray[Any], second: npt.NDArray[np.uint8] | None
+) -> ImageBatch:
     """Describe the rows of a batch, all of them filled."""
     images = sorted(images, key=operator.attrgetter("row"))
     return ImageBatch(
         tuple(image.ref for image in images),
         pixels[: len(images)],
         tuple(image.info for image in images if image.info is not None),
+        None if second is None else second[: len(images)],
     )
 
 
 class _Filling:
     """A batch whose rows are being filled."""
 
-    def __init__(self, pixels: npt.NDArray[Any]) -> None:
+    def __init__(self, pixels: npt.NDArray[Any], second: npt.NDArray[Any] | None) -> None:
         self.pixels = pixels
+        self.second = second
         self.images: list[LoadedImage] = []
         self.reserved = 0
 
@@ -259,7 +248,7 @@ class BatchLoader:
         self._budget = budget or ByteBudget(plan.load.max_bytes_in_flight)
         self._done: queue.SimpleQueue[tuple[LoadedImage, _Filling | None] | BaseException] = queue.SimpleQueue()
         self._under_way = 0
-        self._buffers = PixelBuffers()
+        self._buffers, self._second_buffers = PixelBuffers(), PixelBuffers()
         self._reserving = threading.Lock()
         self._filling: _Filling | None = None
         self._tally = LoadTally()
@@ -287,7 +276,7 @@ class BatchLoader:
             yield from self._wait()
         rest, self._filling = self._filling, None
         if rest is not None and rest.reserved < self._plan.batch_size:
-            yield _batch_of(rest.images, rest.pixels)
+            yield _batch_of(rest.images, rest.pixels, rest.second)
 
     def take_tally(self) -> LoadTally:
         """Return what loading has cost since the last call."""
@@ -304,7 +293,9 @@ class BatchLoader:
                 return
             filling, row = self._reserve()
             filling.pixels[row] = image.pixels
-            self._done.put((image._replace(pixels=None, row=row), filling))
+            if filling.second is not None:
+                filling.second[row] = image.second
+            self._done.put((image._replace(pixels=None, second=None, row=row), filling))
         except GivenUp:
             return  # its failure has been handed out
         except BaseException as error:  # noqa: BLE001  the caller raises it
@@ -346,7 +337,7 @@ class BatchLoader:
     def _reserve(self) -> tuple[_Filling, int]:
         with self._reserving:
             if self._filling is None or self._filling.reserved == self._plan.batch_size:
-                self._filling = _Filling(self._new_pixels())
+                self._filling = _Filling(self._new_pixels(), self._new_second_pixels())
             self._filling.reserved += 1
             return self._filling, self._filling.reserved - 1
 
@@ -354,6 +345,12 @@ class BatchLoader:
         if self._plan.encoded:
             return new_rows(self._plan, self._plan.batch_size)
         return self._buffers.take((self._plan.batch_size, self._plan.height, self._plan.width, 3))
+
+    def _new_second_pixels(self) -> npt.NDArray[np.uint8] | None:
+        second = self._plan.second
+        if second is None:
+            return None
+        return self._second_buffers.take((self._plan.batch_size, second.height, second.width, 3))
 
     def _take(self, done: tuple[LoadedImage, _Filling | None] | BaseException) -> Iterator[ImageBatch | Failure]:
         self._under_way -= 1
@@ -366,7 +363,7 @@ class BatchLoader:
         elif filling is not None:
             filling.images.append(image)
             if len(filling.images) == self._plan.batch_size:
-                yield _batch_of(filling.images, filling.pixels)
+                yield _batch_of(filling.images, filling.pixels, filling.second)
 
 
 def _warn_of_hanging(path: str, error: ImageError, count: int) -> None:
@@ -377,18 +374,3 @@ def _warn_of_hanging(path: str, error: ImageError, count: int) -> None:
             "%d images were given up so far, and a thread hangs with each; the last one is %s: %s",
             count, path, error.message,
         )  # fmt: skip
-
-
-def load_rows(height: int, width: int) -> int:
-    """Return how many images are loaded together where the size of the model's calls is measured on the worker.
-
-    >>> load_rows(224, 224), load_rows(2048, 2048)
-    (128, 5)
-    """
-    return max(1, min(_LOAD_ROWS, _LOAD_BYTES // max(1, height * width * 3)))
-
-
-def thread_count(settings: LoadSettings, remote: bool) -> int:
-    """Return how many threads load images: reads from remote stores wait more than they compute."""
-    processors = os.cpu_count() or 1
-    return settings.threads or processors * (_REMOTE_THREADS_A_PROCESSOR if remote else 1)

@@ -60,11 +60,12 @@ class CountFailures:
 
     Args:
         name: Of the counter of all: `<verb>_failed_images`.
+        prefix: Stands before the names by code, where what fails is not the run's image but one of a challenger.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, prefix: str = "") -> None:
         self._all = Count(name)
-        self._by_code = {code: Count(failed_counter(code)) for code in FailureCode}
+        self._by_code = {code: Count(f"{prefix}{failed_counter(code)}") for code in FailureCode}
 
     def add(self, code: FailureCode) -> None:
         """Add one image."""

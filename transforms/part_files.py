@@ -53,6 +53,7 @@ class PartWriter:
         metadata: Key-value metadata of every file.
         settings: When to close.
         clock: Seconds, monotonic.
+        new_name: Makes the name that a file begins with, unique as said.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class PartWriter:
         metadata: Mapping[str, str],
         settings: WriteSettings,
         clock: Callable[[], float] = time.monotonic,
+        new_name: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
+        self._new_name = new_name
         self._folder = folder
         self._table = table
         self._schema = file_schema(schema, metadata)
@@ -84,12 +87,24 @@ class PartWriter:
         Raises:
             Exception: What encoding or storing of earlier rows raised, OSError for one.
         """
+        self.add(batch)
+        if self.is_due():
+            self.roll()
+        return self.finished()
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Add a batch to the open file, whether that is large enough or not.
+
+        Raises:
+            Exception: As write.
+        """
         self._encode.check()
         self._store.check()
         if batch.num_rows == 0:
-            return self._finished()
+            return
         if self._file is None:
-            self._file = _OpenFile(self._folder, self._table, self._schema, self._settings, self._clock(), self._store)
+            name = storage.join(self._folder, self._new_name())
+            self._file = _OpenFile(name, self._table, self._schema, self._settings, self._clock(), self._store)
         size = _row_bytes(batch)
         self._pending.append(batch)
         self._pending_bytes += size
@@ -99,13 +114,19 @@ class PartWriter:
         self._file.rows += batch.num_rows
         if self._pending_bytes >= self._settings.row_group_bytes:
             self._write_row_group(self._file)
-        if (
+
+    def is_due(self) -> bool:
+        """Tell whether there is an open file that is to be closed."""
+        return self._file is not None and (
             self._file.rows >= self._settings.rows_per_file
             or self._is_large(self._file)
             or self._clock() - self._file.opened_at >= self._settings.seconds_per_file
-        ):
+        )
+
+    def roll(self) -> None:
+        """Close the open file, if there is one: the next row begins another."""
+        if self._file is not None:
             self._close_file(self._file)
-        return self._finished()
 
     def close(self) -> list[WrittenFile]:
         """Close the open file, wait for everything, and return the files that were not returned yet.
@@ -113,11 +134,10 @@ class PartWriter:
         Raises:
             Exception: What encoding or storing raised: the rows of no file that was not returned count.
         """
-        if self._file is not None:
-            self._close_file(self._file)
+        self.roll()
         self._encode.settle()
         self._store.settle()
-        return self._finished()
+        return self.finished()
 
     def _write_row_group(self, file: "_OpenFile") -> None:
         if self._pending:
@@ -139,7 +159,8 @@ class PartWriter:
         self._write_row_group(file)
         self._closing.append(self._encode.put(0, file.close))
 
-    def _finished(self) -> list[WrittenFile]:
+    def finished(self) -> list[WrittenFile]:
+        """Return the files that were completed since the last call."""
         files = []
         while self._closing and self._closing[0].done() and self._closing[0].result().done():
             files.append(self._closing.popleft().result().result())
@@ -151,7 +172,17 @@ def write_empty_file(
 ) -> WrittenFile:
     """Write a part file without rows, so that a table without rows can be queried."""
     store = Background(f"store-{table}", _STORE_BYTES)
-    return _OpenFile(folder, table, file_schema(schema, metadata), settings, 0.0, store).close().result()
+    name = storage.join(folder, uuid.uuid4().hex)
+    return _OpenFile(name, table, file_schema(schema, metadata), settings, 0.0, store).close().result()
+
+
+def group_of(path: str) -> str:
+    """Return the name that a closed file begins with: files of different tables that share it were closed together.
+
+    >>> group_of("/out/_staging/scores/0a1b-" + 64 * "c" + ".parquet"), group_of("s3://bucket/scores/0a1b.parquet")
+    ('0a1b', '0a1b')
+    """
+    return path.rpartition("/")[2].removesuffix(".parquet").partition("-")[0]
 
 
 def closed_digest(path: str) -> str | None:
@@ -188,7 +219,7 @@ class _OpenFile:
 
     def __init__(
         self,
-        folder: str,
+        stem: str,
         table: str,
         schema: pa.Schema,
         settings: WriteSettings,
@@ -203,9 +234,9 @@ class _OpenFile:
         """Of the rows since then, before they are encoded."""
         self._table = table
         self._schema = schema
-        self._stem = storage.join(folder, uuid.uuid4().hex)
-        self._open_path = f"{self._stem}.parquet{'' if storage.is_remote(folder) else OPEN_SUFFIX}"
-        storage.make_folder(folder)
+        self._stem = stem
+        self._open_path = f"{stem}.parquet{'' if storage.is_remote(stem) else OPEN_SUFFIX}"
+        storage.make_folder(storage.parent(stem))
         filesystem, inner = storage.filesystem(self._open_path)
         self._stream = _HashingStream(filesystem.open_output_stream(inner), store)
         names = [field.name for field in schema if not pa.types.is_nested(field.type)]

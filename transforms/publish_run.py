@@ -28,7 +28,7 @@ class Counted(NamedTuple):
 
 @dataclass
 class PublishRun(beam.PTransform):
-    """Publish a run; PCollection[WrittenFile] of both tables in, PCollection[Outcome] with one element out."""
+    """Publish a run; PCollection[WrittenFile] of all tables in, PCollection[Outcome] with one element out."""
 
     facts: RunFacts
     """The run."""
@@ -60,5 +60,6 @@ class _PublishDoFn(beam.DoFn):
         self._adopted = adopted
 
     def process(self, _: None, written: list[WrittenFile], *counts: int) -> Iterator[Outcome]:
-        ledger = count_ledger(written, self._adopted, Counts(*counts))
+        rivals = self._facts.challenger is not None
+        ledger = count_ledger(written, self._adopted, Counts(*counts), with_challenger=rivals)
         yield publish(self._facts, [*self._adopted, *written], ledger)

@@ -20,7 +20,7 @@ from transforms import storage
 from transforms.distributions import measure
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.health import Health, HealthPlan, judge
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.ledger import Ledger
 from transforms.limits import Overrun, find_overrun
 from transforms.part_files import write_empty_file
@@ -29,6 +29,16 @@ from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 
 MANIFEST_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ChallengerFacts:
+    """What is known of a challenger before a run starts; picklable."""
+
+    file_metadata: dict[str, str]
+    """Key-value metadata of its scores files."""
+    manifest: dict[str, Any]
+    """What the manifest says of it under `challenger`: fingerprints, classes, how it runs."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +52,7 @@ class RunFacts:
     write: WriteSettings
     """How its files are cut."""
     schemas: dict[str, pa.Schema]
-    """Of each table, for a table without rows."""
+    """Of each table that the run has, for a table without rows."""
     file_metadata: dict[str, str]
     """Key-value metadata of the scores files."""
     manifest: dict[str, Any]
@@ -53,6 +63,16 @@ class RunFacts:
     """Publish in spite of limits and health; never in spite of the ledger."""
     health: HealthPlan | None = None
     """How its answers are judged; None for tables without answers, whose distributions nobody asks for."""
+    challenger: ChallengerFacts | None = None
+    """Of a second model; None where there is none."""
+
+    @property
+    def metadata(self) -> dict[str, dict[str, str]]:
+        """Key-value metadata of the files of each table that has some."""
+        return {
+            "scores": self.file_metadata,
+            **({} if self.challenger is None else {"scores_challenger": self.challenger.file_metadata}),
+        }
 
 
 class Outcome(NamedTuple):
@@ -70,6 +90,8 @@ class Outcome(NamedTuple):
     """What the health gate says; empty where it was not asked."""
     drifted: bool = False
     """Whether a limit of the health gate is passed."""
+    challenger_failures_by_code: dict[str, int] = {}  # noqa: RUF012  never changed
+    """Rows of the challenger's failures, by code: they break no limit."""
 
 
 def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Outcome:
@@ -93,7 +115,8 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
             # it belongs to a launcher that has begun this run anew, to replace it.
             _leave_staging(layout)
         return read_outcome(layout)
-    codes = _failures_by_code(files)
+    codes = _failures_by_code(files, "failures")
+    rival_codes = _failures_by_code(files, "failures_challenger")
     overrun = None if ledger.mismatch() else find_overrun(codes, ledger.scored, facts.limits)
     refusal = _refusal(facts, ledger, codes, overrun)
     health: dict[str, Any] = {}
@@ -101,9 +124,11 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         check_staged(layout, files)
         health, refusal = _examine(facts, files, ledger, codes)
     if refusal is not None:
+        refusal = refusal._replace(challenger_failures_by_code=rival_codes)
         # Staging may hold files of attempts that failed, too: the report tells of these.
         entries = [_entry(layout, file, file.path) for file in files]
-        refused = {"outcome": _outcome_json(refusal), "run": facts.manifest, "files": entries, **health}
+        rival = {} if facts.challenger is None else {"challenger": facts.challenger.manifest}
+        refused = {"outcome": _outcome_json(refusal), "run": {**facts.manifest, **rival}, "files": entries, **health}
         storage.write_bytes(layout.refused, _json(refused))
         return refusal
     empty = _empty_tables(facts, files)
@@ -114,8 +139,9 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         "manifest_version": MANIFEST_VERSION,
         "run_id": layout.run_id,
         **facts.manifest,
+        "challenger": facts.challenger and {**facts.challenger.manifest, "failures_by_code": rival_codes},
         "published_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ledger": ledger._asdict(),
+        "ledger": ledger.to_json(),
         "failures_by_code": codes,
         "limits_overridden": overrun.record() if overrun else None,
         "files": entries,
@@ -131,7 +157,7 @@ def _is_made_of(layout: RunLayout, files: Sequence[WrittenFile], ledger: Ledger)
     try:
         manifest = read_manifest(layout, "")
         digests = {entry["sha256"] for entry in manifest["files"]}
-        return bool(manifest["ledger"] == ledger._asdict()) and {file.sha256 for file in files} <= digests
+        return bool(manifest["ledger"] == ledger.to_json()) and {file.sha256 for file in files} <= digests
     except (ConfigError, KeyError, TypeError):
         return False  # what cannot be read is not what was just published
 
@@ -183,9 +209,9 @@ def _unhealthy(facts: RunFacts, health: Health, ledger: Ledger, codes: dict[str,
     return Outcome(ExitCode.HEALTH_GATE_CLOSED, message, ledger, codes, str(health), True)
 
 
-def _failures_by_code(files: Sequence[WrittenFile]) -> dict[str, int]:
+def _failures_by_code(files: Sequence[WrittenFile], table: Table) -> dict[str, int]:
     counts: Counter[str] = Counter()
-    for codes in storage.in_threads(_codes, (file.path for file in files if file.table == "failures")):
+    for codes in storage.in_threads(_codes, (file.path for file in files if file.table == table)):
         counts.update(codes)
     return dict(counts.most_common())
 
@@ -204,17 +230,17 @@ def _empty_tables(facts: RunFacts, files: Sequence[WrittenFile]) -> list[Written
             facts.layout.staged_table(table),
             table,
             facts.schemas[table],
-            facts.file_metadata if table == "scores" else {},
+            facts.metadata.get(table, {}),
             facts.write,
         )
-        for table in TABLES
-        if table not in present
+        for table in ALL_TABLES
+        if table in facts.schemas and table not in present
     ]
 
 
 def _published_names(layout: RunLayout, files: Sequence[WrittenFile]) -> tuple[list[dict[str, Any]], list[str]]:
     entries, places = [], []
-    for table in TABLES:
+    for table in ALL_TABLES:
         staged = sorted((file for file in files if file.table == table), key=lambda file: file.path)
         for index, file in enumerate(staged):
             target = layout.part(table, index, len(staged))
@@ -271,7 +297,7 @@ def complete(layout: RunLayout) -> bool:
 
 def _leave_staging(layout: RunLayout) -> None:
     # The plan goes last: whoever is killed before leaves it to the next one, and no file that nobody looks for.
-    for name in (*TABLES, *FOLDERS):
+    for name in (*ALL_TABLES, *FOLDERS):
         storage.delete_folder(storage.join(layout.staging, name))
     storage.delete_file(layout.staged_identity)
     storage.delete_folder(layout.staging)
@@ -299,7 +325,11 @@ def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
         "run_id": layout.run_id,
         "published_at": manifest["published_at"],
         "manifest": f"runs/{layout.run_id}/manifest.json",
-        **{table: f"{table}/run_id={layout.run_id}" for table in TABLES},
+        **{
+            table: f"{table}/run_id={layout.run_id}"
+            for table in ALL_TABLES
+            if any(entry["table"] == table for entry in manifest["files"])
+        },
     }
 
 
@@ -327,7 +357,9 @@ def read_outcome(layout: RunLayout) -> Outcome:
         if drifted:
             message += f"{' in spite of the health gate' if health['overridden'] else ''}; its answers have {said}"
         codes = dict(manifest["failures_by_code"])
-        return Outcome(ExitCode.PUBLISHED, message, Ledger(**manifest["ledger"]), codes, said, drifted)
+        rival_codes = dict((manifest.get("challenger") or {}).get("failures_by_code", {}))
+        ledger = Ledger(**manifest["ledger"])
+        return Outcome(ExitCode.PUBLISHED, message, ledger, codes, said, drifted, rival_codes)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{layout.manifest} is damaged; {way_out}") from error
 
@@ -352,6 +384,7 @@ def read_attempt(layout: RunLayout) -> Outcome:
         outcome["failures_by_code"],
         outcome.get("health", ""),
         outcome.get("drifted", False),
+        outcome.get("challenger_failures_by_code", {}),
     )
 
 
@@ -400,7 +433,7 @@ def _read_json(path: str, way_out: str) -> Any:
 
 
 def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    return {**outcome._asdict(), "exit_code": int(outcome.exit_code), "ledger": outcome.ledger._asdict()}
+    return {**outcome._asdict(), "exit_code": int(outcome.exit_code), "ledger": outcome.ledger.to_json()}
 
 
 def _json(value: Any) -> bytes:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
-from transforms.layout import TABLES, RunLayout, Table
+from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.records import WrittenFile
 
 _READY = "ready"
@@ -145,7 +145,7 @@ def check_places(layout: RunLayout) -> None:
     """
     if storage.is_remote(layout.output):
         return
-    for table in TABLES:
+    for table in ALL_TABLES:
         one, other = (_nearest(path) for path in (layout.staging, layout.published_table(table)))
         if os.stat(one).st_dev != os.stat(other).st_dev:
             raise ConfigError(
@@ -191,20 +191,22 @@ def _replace_objects(layout: RunLayout, moves: Sequence[Move]) -> None:
 def _swap_folders(layout: RunLayout, moves: Sequence[Move]) -> None:
     """Give each table its final names out of sight, then exchange whole folders."""
     lying = _sizes(layout.staged_table)
-    for table in TABLES:
+    for table in ALL_TABLES:
         ready = storage.join(layout.staging, _READY, table)
+        published, replaced = layout.published_table(table), storage.join(layout.staging, _REPLACED, table)
         mine = [move for move in moves if storage.parent(move.ready) == ready]
         if storage.is_folder(ready) or any(move.source in lying for move in mine):
             storage.move_files([(move.source, move.ready) for move in mine])
-            storage.exchange_folder(
-                ready, layout.published_table(table), storage.join(layout.staging, _REPLACED, table)
-            )
+            storage.exchange_folder(ready, published, replaced)
+        elif not mine and storage.is_folder(published):
+            # Of a challenger that the replaced run had, and the new one has not.
+            storage.retire_folder(published, replaced)
         # Else it was exchanged before a kill: check_feasible has seen the files at their targets.
 
 
 def _sizes(folder_of: Callable[[Table], str]) -> dict[str, int]:
-    """Return path and bytes of every file in the folders of both tables: a thousand an answer, not one."""
-    files = (file for table in TABLES for file in storage.list_folder(folder_of(table), missing_ok=True))
+    """Return path and bytes of every file in the folders of all tables: a thousand an answer, not one."""
+    files = (file for table in ALL_TABLES for file in storage.list_folder(folder_of(table), missing_ok=True))
     return {file.path: file.size_bytes for file in files}
 
 

@@ -30,8 +30,9 @@ from transforms.deadlines import START_SECONDS
 from transforms.encoded import Encoded, may_pass
 from transforms.errors import ExitCode, FailureCode, ImageError, InterruptedRunError, RunError, Stage
 from transforms.headers import probe
-from transforms.images import Decoded
-from transforms.loading import LoadPlan
+from transforms.images import Decoded, DecodedTwice
+from transforms.load_plan import LoadPlan
+from transforms.loading import Prepared
 from transforms.quarantined import MOST_TEXT, ORPHAN_SECONDS, SIZE, receive, seconds_left
 from transforms.records import DECODERS, FORMATS, ImageInfo
 from transforms.retrying import Backoff, call_with_retries
@@ -84,7 +85,7 @@ class Quarantine:
         self._closed = False
         self._lock = threading.Lock()
 
-    def prepare(self, data: bytes, plan: LoadPlan) -> Decoded | Encoded:
+    def prepare(self, data: bytes, plan: LoadPlan) -> Prepared:
         """Do in this thread's worker what `prepare` does.
 
         Raises:
@@ -253,7 +254,7 @@ class _Worker:
         self._ready = True
         self._said.close()
 
-    def prepare(self, data: bytes, plan: LoadPlan, seconds: float) -> Decoded | Encoded:
+    def prepare(self, data: bytes, plan: LoadPlan, seconds: float) -> Prepared:
         """Have one image prepared.
 
         Raises:
@@ -313,11 +314,15 @@ class _Worker:
             if not _is_for_models(encoded):
                 raise ValueError("an image that the model's decoder must not see")
             return Encoded(encoded, info)
-        shape = (plan.height, plan.width, 3)
-        needed = plan.height * plan.width * 3
+        first = plan.height * plan.width * 3
+        needed = first + plan.second_bytes
         if _number(header, "bytes", needed) != needed:
             raise ValueError(f"{header['bytes']} bytes of pixels, {needed} are due")
-        return Decoded(np.frombuffer(receive(self._connection, needed, until), np.uint8).reshape(shape), info)
+        samples = np.frombuffer(receive(self._connection, needed, until), np.uint8)
+        pixels = samples[:first].reshape(plan.height, plan.width, 3)
+        if plan.second is None:
+            return Decoded(pixels, info)
+        return DecodedTwice(pixels, info, samples[first:].reshape(plan.second.height, plan.second.width, 3))
 
     def _how_it_ended(self) -> str:
         # It has closed the connection; if it has not ended with that, it is not a crash and needs no patience.

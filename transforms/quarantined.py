@@ -21,10 +21,10 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from transforms.encoded import Encoded
 from transforms.errors import FailureCode, ImageError
-from transforms.images import Decoded
-from transforms.loading import LoadPlan, unexpected
+from transforms.images import DecodedTwice
+from transforms.load_plan import LoadPlan
+from transforms.loading import Prepared, unexpected
 
 SIZE = struct.Struct(">Q")
 """What comes before everything."""
@@ -60,13 +60,12 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _serve(
-    connection: socket.socket, prepare: Callable[[bytes, LoadPlan], Decoded | Encoded], plan: LoadPlan, data: bytes
+    connection: socket.socket, prepare: Callable[[bytes, LoadPlan], Prepared], plan: LoadPlan, data: bytes
 ) -> None:
     # Its default action ends the process even in native code: the parent may be gone, and nobody else would.
     signal.setitimer(signal.ITIMER_REAL, plan.decode.timeout_seconds + ORPHAN_SECONDS)
     try:
-        made: Any
-        made, info = prepare(data, plan)
+        prepared = prepare(data, plan)
     except ImageError as error:
         full = isinstance(error.__cause__, MemoryError)
         _send_header(connection, {"code": error.code, "message": error.message[:MOST_TEXT], "out_of_memory": full})
@@ -80,9 +79,13 @@ def _serve(
         answer = {"code": FailureCode.CORRUPT_IMAGE, "message": unexpected(error), "traceback": text[-MOST_TEXT:]}
         _send_header(connection, answer)
     else:
-        answer = {name: getattr(info, name) for name in ("width", "height", "format", "decoder")}
-        _send_header(connection, {**answer, "bytes": memoryview(made).nbytes})
-        connection.sendall(made)
+        made: list[Any] = [prepared[0]]
+        if isinstance(prepared, DecodedTwice):
+            made.append(prepared.second)
+        answer = {name: getattr(prepared.info, name) for name in ("width", "height", "format", "decoder")}
+        _send_header(connection, {**answer, "bytes": sum(memoryview(part).nbytes for part in made)})
+        for part in made:
+            connection.sendall(part)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -4,7 +4,9 @@ import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from transforms.errors import FailureCode, Stage
 
@@ -48,6 +50,8 @@ class ImageBatch:
     """uint8[N, H, W, 3], RGB; or object[N] of encoded JPEG and PNG for a model that decodes images itself."""
     infos: tuple[ImageInfo, ...]
     """N descriptions, in the order of refs."""
+    second: npt.NDArray[np.uint8] | None = None
+    """uint8[N, H2, W2, 3], what a challenger is given; None where there is none, or where it is given pixels."""
 
     def __post_init__(self) -> None:
         if not len(self.refs) == len(self.pixels) == len(self.infos):
@@ -55,9 +59,33 @@ class ImageBatch:
                 f"a batch needs one ref, one info and one row of pixels an image, "
                 f"got {len(self.refs)} refs, {len(self.infos)} infos and {len(self.pixels)} rows"
             )
+        if self.second is not None and len(self.second) != len(self.refs):
+            raise ValueError(f"a batch of {len(self.refs)} images has {len(self.second)} rows of second pixels")
 
     def __len__(self) -> int:
         return len(self.refs)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RivalRows:
+    """Rows of one batch that two models have scored: they are written together, or none of them."""
+
+    scores: pa.RecordBatch
+    """Rows of the scores table."""
+    scores_challenger: pa.RecordBatch
+    """Rows of the challenger's table."""
+    failures_challenger: pa.RecordBatch
+    """Of the images in scores that the challenger could not score."""
+
+    def __post_init__(self) -> None:
+        rows = self.scores_challenger.num_rows + self.failures_challenger.num_rows
+        if self.scores.num_rows != rows:
+            raise ValueError(f"{self.scores.num_rows} images were scored, the challenger accounts for {rows}")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns."""
+        return int(self.scores.nbytes + self.scores_challenger.nbytes + self.failures_challenger.nbytes)
 
 
 class Failure(NamedTuple):
@@ -79,7 +107,7 @@ class WrittenFile(NamedTuple):
     """One closed Parquet file of a run, staged or published."""
 
     table: str
-    """scores or failures."""
+    """scores or failures, or one of the challenger's two."""
     path: str
     """Where it lies now."""
     rows: int

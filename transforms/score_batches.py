@@ -1,10 +1,10 @@
-"""ScoreBatches: from batches of pixels to rows of the scores table, with one shared model a process."""
+"""ScoreBatches: from batches of pixels to rows of the scores table, with one shared model a process, or two."""
 
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import apache_beam as beam
 import pyarrow as pa
@@ -13,10 +13,11 @@ from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
+from transforms.contest import AnsweredBatch, Contest, ContestedBatch, ContestPlan
 from transforms.errors import ExitCode, RunError
 from transforms.observe import Capacity, Count, CountFailures
-from transforms.records import Failure, ImageBatch
-from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan
+from transforms.records import Failure, ImageBatch, RivalRows
+from transforms.scoring import ScoredBatch, ScorerPlan
 from transforms.versions import check_versions
 
 FAILURES = "failures"
@@ -27,7 +28,8 @@ SCORES = "scores"
 class ScoreBatches(beam.PTransform):
     """Score batches; PCollection[ImageBatch] in.
 
-    The result has two outputs: `scores`, PCollection[pa.RecordBatch], and `failures`, PCollection[Failure].
+    The result has two outputs: `scores`, PCollection[pa.RecordBatch], with a challenger PCollection[RivalRows], and
+    `failures`, PCollection[Failure].
     """
 
     plan: ScorerPlan
@@ -35,9 +37,13 @@ class ScoreBatches(beam.PTransform):
     model_fingerprint: str | None = None
     """What the launcher saw; a worker that finds another model stops the run. None takes any."""
     shared: Shared = field(default_factory=Shared)
-    """Holds the one model of a process; the launcher that has loaded it hands over its own."""
+    """Holds the one Contest of a process; the launcher that has loaded it hands over its own."""
     versions: Mapping[str, str] | None = None
     """What the launcher has installed; a worker that has other versions stops the run. None takes any."""
+    challenger: ScorerPlan | None = None
+    """A second model, for the images that the first one scores."""
+    challenger_fingerprint: str | None = None
+    """As model_fingerprint."""
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -51,8 +57,10 @@ class ScoreBatches(beam.PTransform):
                 "ScoreBatches needs globally windowed batches, for their rows come out later than they go in: apply "
                 "beam.WindowInto(beam.window.GlobalWindows()) before it"
             )
-        score = _ScoreDoFn(self.plan, self.model_fingerprint, self.shared, self.versions)
-        return batches | "Score" >> beam.ParDo(score).with_output_types(pa.RecordBatch, failures=Failure).with_outputs(
+        fingerprints = (self.model_fingerprint, self.challenger_fingerprint)
+        score = _ScoreDoFn(ContestPlan(self.plan, self.challenger), fingerprints, self.shared, self.versions)
+        rows: Any = pa.RecordBatch if self.challenger is None else RivalRows
+        return batches | "Score" >> beam.ParDo(score).with_output_types(rows, failures=Failure).with_outputs(
             FAILURES, main=SCORES
         )
 
@@ -62,20 +70,18 @@ class _ScoreDoFn(beam.DoFn):
 
     def __init__(
         self,
-        plan: ScorerPlan,
-        model_fingerprint: str | None,
+        plan: ContestPlan,
+        fingerprints: tuple[str | None, str | None],
         shared: Shared,
         versions: Mapping[str, str] | None = None,
     ) -> None:
         self._versions = versions
         self._plan = plan
-        self._model_fingerprint = model_fingerprint
+        self._fingerprints = fingerprints
         self._shared = shared
-        self._scored = Count("scored_images")
-        self._failed = CountFailures("score_failed_images")
-        self._model_ms = Count("model_ms")
+        self._champion = _Counts("score", "scored_images", "model_ms")
+        self._challenger = _Counts("challenge", "challenged_images", "challenge_model_ms", "challenge_")
         self._capacity = Capacity("model_capacity_ms")
-        self._out_of_memory = Count("score_out_of_memory_calls")
 
     def setup(self) -> None:
         self._is_ready = False
@@ -95,50 +101,70 @@ class _ScoreDoFn(beam.DoFn):
         if self._versions is not None:
             check_versions(self._versions)
         # Never released in teardown: Beam tears an idle DoFn down after a minute, and the model took longer to load.
-        self._scorer: Scorer = self._shared.acquire(lambda: Scorer(self._plan))
-        found = self._scorer.classifier.fingerprint
-        if self._model_fingerprint not in (None, found):
-            raise RunError(
-                ExitCode.WRONG_INPUT,
-                f"model {self._plan.model.path} is not the same everywhere: the launcher read fingerprint "
-                f"{self._model_fingerprint}, this worker {found}; publish models under a new name, never in place",
-            )
-        self._pool = ThreadPoolExecutor(self._scorer.calls_in_flight, thread_name_prefix="model")
-        self._under_way: deque[Future[PredictedBatch]] = deque()
+        self._contest: Contest = self._shared.acquire(lambda: Contest(self._plan))
+        scorers = (self._contest.champion, self._contest.challenger)
+        for scorer, expected in zip(scorers, self._fingerprints, strict=True):
+            if scorer is not None and expected not in (None, found := scorer.classifier.fingerprint):
+                raise RunError(
+                    ExitCode.WRONG_INPUT,
+                    f"model {scorer.plan.model.path} is not the same everywhere: the launcher read fingerprint "
+                    f"{expected}, this worker {found}; publish models under a new name, never in place",
+                )
+        self._pool = ThreadPoolExecutor(self._contest.calls_in_flight, thread_name_prefix="model")
+        self._under_way: deque[Future[AnsweredBatch]] = deque()
 
     def process(
         self, batch: ImageBatch
-    ) -> Iterator[pa.RecordBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
-        self._under_way.append(self._pool.submit(self._scorer.predict, batch))
+    ) -> Iterator[pa.RecordBatch | RivalRows | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
+        self._under_way.append(self._pool.submit(self._contest.predict, batch))
         # One more than there are calls in flight, so that a device that is done finds the next batch.
-        while len(self._under_way) > self._scorer.calls_in_flight or (self._under_way and self._under_way[0].done()):
-            scored = self._finish()
-            for failure in scored.failures:
+        while len(self._under_way) > self._contest.calls_in_flight or (self._under_way and self._under_way[0].done()):
+            contested = self._finish()
+            for failure in contested.champion.failures:
                 yield beam.pvalue.TaggedOutput(FAILURES, failure)
-            if scored.rows.num_rows:
-                yield scored.rows
+            if contested.champion.rows.num_rows:
+                yield _rows(contested)
 
     def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
         window = GlobalWindow()
         while self._under_way:
-            scored = self._finish()
-            for failure in scored.failures:
+            contested = self._finish()
+            for failure in contested.champion.failures:
                 value = WindowedValue(failure, window.max_timestamp(), (window,))
                 yield beam.pvalue.TaggedOutput(FAILURES, value)
-            if scored.rows.num_rows:
-                yield WindowedValue(scored.rows, window.max_timestamp(), (window,))
-        self._capacity.stop(self._scorer.calls_in_flight)
+            if contested.champion.rows.num_rows:
+                yield WindowedValue(_rows(contested), window.max_timestamp(), (window,))
+        self._capacity.stop(self._contest.calls_in_flight)
 
     def teardown(self) -> None:
         if self._is_ready:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _finish(self) -> ScoredBatch:
+    def _finish(self) -> ContestedBatch:
         """Wait for the oldest batch under way; what its call has raised is raised here, in the bundle's own thread."""
-        scored = self._scorer.finish(self._under_way.popleft().result())
+        contested = self._contest.finish(self._under_way.popleft().result())
+        self._champion.add(contested.champion)
+        if contested.challenger is not None:
+            self._challenger.add(contested.challenger)
+        return contested
+
+
+class _Counts:
+    """What a model has done."""
+
+    def __init__(self, verb: str, scored: str, model_ms: str, prefix: str = "") -> None:
+        self._scored = Count(scored)
+        self._failed = CountFailures(f"{verb}_failed_images", prefix)
+        self._model_ms = Count(model_ms)
+        self._out_of_memory = Count(f"{verb}_out_of_memory_calls")
+
+    def add(self, scored: ScoredBatch) -> None:
         self._model_ms.add(scored.model_ms)
         self._scored.add(scored.rows.num_rows)
         for failure in scored.failures:
             self._failed.add(failure.code)
         self._out_of_memory.add(scored.out_of_memory)
-        return scored
+
+
+def _rows(contested: ContestedBatch) -> pa.RecordBatch | RivalRows:
+    return contested.champion.rows if contested.challenger is None else contested.together()

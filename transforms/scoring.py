@@ -19,7 +19,7 @@ from transforms.encoded import encode_png
 from transforms.errors import ConfigError, FailureCode, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
-from transforms.loading import load_rows
+from transforms.load_plan import load_rows
 from transforms.models import Classifier, fill_up, load_model
 from transforms.predicting import Answers, BatchPredictor, Pixels, Predict, is_out_of_memory
 from transforms.records import Failure, ImageBatch, now_us
@@ -87,18 +87,41 @@ class PredictedBatch(NamedTuple):
     """Wall time of the model and of waiting for its device, in milliseconds."""
 
 
+class SiftedBatch(NamedTuple):
+    """A batch whose answers were looked through."""
+
+    batch: ImageBatch
+    """What is scored."""
+    kept: list[int]
+    """Images that have a row: what the model said of them is finite."""
+    raw: npt.NDArray[np.float32]
+    """float32[len(kept), U], what it said."""
+    failures: list[Failure]
+    """One for each of the others."""
+    model_ms: float
+    """As in PredictedBatch."""
+    out_of_memory: int
+    """As in ScoredBatch."""
+
+
 class Scorer:
     """A loaded model with everything that turns its output into rows. One a process; threads may share it.
 
     Args:
         plan: What to load and how to read it.
         when_frozen: Called when TensorFlow is left to optimise the model, without the interpreter's lock.
+        slots: Of a model that works on the same devices: then both make their calls through them. None for its own.
 
     Raises:
         ConfigError: Model, labels, k or thresholds do not fit each other (ModelError for the model itself).
     """
 
-    def __init__(self, plan: ScorerPlan, when_frozen: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        plan: ScorerPlan,
+        when_frozen: Callable[[], None] = lambda: None,
+        slots: DeviceSlots | None = None,
+    ) -> None:
         started = time.perf_counter()
         _LOG.info("loading model %s", redact(plan.model.path))
         self.plan = plan
@@ -129,7 +152,9 @@ class Scorer:
         plain = self.classifier
         if asked_variant(plan.model) is not None:
             self.classifier = plain.variant(plan.model)
-        self._slots = DeviceSlots(self.classifier.devices.names, plan.model.calls_in_flight)
+        names = tuple(self.classifier.devices.names)
+        shared = slots is not None and slots.devices == names
+        self.slots = slots if slots is not None and shared else DeviceSlots(names, plan.model.calls_in_flight)
         self._measuring = threading.RLock()
         self.variant_reason = self._compare_with(plain) if self.classifier is not plain else None
         _LOG.info("loaded model %s in %.1f s", self.classifier.model_id, time.perf_counter() - started)
@@ -137,7 +162,7 @@ class Scorer:
     @property
     def calls_in_flight(self) -> int:
         """Calls of the model that may run at a time: more threads than that wait for a device."""
-        return self._slots.count
+        return self.slots.count
 
     @property
     def _pads(self) -> bool:
@@ -145,7 +170,7 @@ class Scorer:
         return self.classifier.fixed_batch is None and (self.classifier.devices.are_gpus or self.plan.model.xla)
 
     def _call_slot(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        with self._slots.take() as device:
+        with self.slots.take() as device:
             return self._call_model(pixels, device)
 
     def _call_model(self, pixels: Pixels, device: str | None = None) -> npt.NDArray[np.float32]:
@@ -300,6 +325,10 @@ class Scorer:
         Raises:
             RunError: As score.
         """
+        return self.fill(self.sift(predicted))
+
+    def sift(self, predicted: PredictedBatch) -> SiftedBatch:
+        """Tell the images that the model has scored from those that it has not."""
         batch, (slices, halved), model_ms = predicted
         failures: list[Failure] = []
         kept: list[int] = []
@@ -307,17 +336,29 @@ class Scorer:
         for answer in slices:
             if answer.raw is None:
                 reason = f"the model failed on this image: {_first_line(answer.error)}"
-                failures.append(_failure(batch, answer.start, FailureCode.MODEL_ERROR, reason))
+                failures.append(score_failure(batch, answer.start, FailureCode.MODEL_ERROR, reason))
                 continue
             finite = probabilities.finite_rows(answer.raw)
             for bad in np.flatnonzero(~finite):
                 reason = "the model returned NaN or infinite values for this image"
-                failures.append(_failure(batch, answer.start + int(bad), FailureCode.NON_FINITE_OUTPUT, reason))
+                failures.append(score_failure(batch, answer.start + int(bad), FailureCode.NON_FINITE_OUTPUT, reason))
             kept += (answer.start + np.flatnonzero(finite)).tolist()
             raws.append(answer.raw[finite])
-        if not kept:
-            return ScoredBatch(pa.RecordBatch.from_pylist([], schema=self.schema), failures, model_ms, halved)
-        return ScoredBatch(self._rows(batch, kept, np.concatenate(raws)), failures, model_ms, halved)
+        raw = np.concatenate(raws) if raws else np.empty((0, self.meaning.num_units), np.float32)
+        return SiftedBatch(batch, kept, raw, failures, model_ms, halved)
+
+    def fill(self, sifted: SiftedBatch) -> ScoredBatch:
+        """Make rows of what the model said.
+
+        Raises:
+            RunError: As score.
+        """
+        rows = self._rows(sifted.batch, sifted.kept, sifted.raw) if sifted.kept else self.no_rows()
+        return ScoredBatch(rows, sifted.failures, sifted.model_ms, sifted.out_of_memory)
+
+    def no_rows(self) -> pa.RecordBatch:
+        """Return a batch of no rows of the table."""
+        return pa.RecordBatch.from_pylist([], schema=self.schema)
 
     def _rows(self, batch: ImageBatch, kept: list[int], raw: npt.NDArray[np.float32]) -> pa.RecordBatch:
         values = interpretation.to_probabilities(raw, self.meaning, self.plan.calibration)
@@ -361,7 +402,8 @@ def _call(classifier: Classifier, pixels: Pixels, device: str | None = None) -> 
     return classifier.predict(pixels, device)
 
 
-def _failure(batch: ImageBatch, row: int, code: FailureCode, reason: str) -> Failure:
+def score_failure(batch: ImageBatch, row: int, code: FailureCode, reason: str) -> Failure:
+    """Return the failure of one image of a batch whose model has not scored it."""
     return Failure(batch.refs[row], Stage.SCORE, code, reason, now_us())
 
 

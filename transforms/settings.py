@@ -191,6 +191,23 @@ class CalibrationSettings(Settings):
         return self
 
 
+class ChallengerSettings(Settings):
+    """A second model that scores the same images in the same pass, into a table of its own: scores_challenger. Left
+    out, there is none. What it fails on enters no limit and costs no row of the first model.
+    """
+
+    model: ModelSettings
+    """Which model: the settings of `model`."""
+    labels: LabelSettings | None = None
+    """The names of its classes: the settings of `labels`; left out, those of the first model."""
+    preprocess: PreprocessSettings | None = None
+    """What its input looks like: the settings of `preprocess`; left out, those of the first model. Where both crop and
+    resize alike to the same size, they get the very same pixels; else an image is decoded once and resized twice."""
+    calibration: CalibrationSettings | None = None
+    """How its probabilities are mended: the settings of `calibration`; left out, as those of the first model. An empty
+    one, `{}`, mends nothing."""
+
+
 class WriteSettings(Settings):
     """How the Parquet files are cut. The defaults suit 1,000 classes; rows and bytes, whichever comes first."""
 
@@ -313,6 +330,25 @@ class ReportSettings(Settings):
     thumbnails: int = Field(default=24, ge=0, le=MOST_THUMBNAILS)
     """How many images are shown as small pictures: the least certain ones, and a quarter as many that failed. 0 shows
     none: a report with pictures holds parts of the images, and whoever may read it sees them."""
+
+
+class PriceSettings(Settings):
+    """What a machine, a GPU, a byte and a request cost, so that `score-images preflight` predicts money; a run does not
+    heed it.
+    """
+
+    currency: str = Field(default="USD", min_length=1, max_length=8)
+    """How amounts are called."""
+    machine_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """One hour of a machine like the one that preflight runs on, without its GPUs."""
+    gpu_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """One hour of one GPU; counted for each that the model works on."""
+    read_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """10^9 bytes read from s3:// or gs://."""
+    stored_gb_month: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """10^9 bytes of output kept for a month."""
+    requests_1000: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """1,000 requests to s3:// or gs:// that read: two an image, and one for each 1,000 listed."""
 
 
 class GoldenSettings(Settings):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import logging
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import ConfigError, ExitCode, RunError
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.memory import ByteBudget
-from transforms.part_files import closed_digest, file_schema
+from transforms.part_files import closed_digest, file_schema, group_of
 from transforms.records import WrittenFile
 
 _LOG = logging.getLogger(__name__)
@@ -31,9 +31,25 @@ class Adopted(NamedTuple):
     """Closed files of an earlier attempt that count for this one."""
 
     files: tuple[WrittenFile, ...]
-    """Scores only: what failed is tried again, for its reason may be gone."""
+    """Of scores, and with a challenger of its two tables; what failed is tried again, for its reason may be gone."""
     rows: int
     """Images that need not be scored again."""
+
+    @property
+    def scores(self) -> list[str]:
+        """The files of the scores table."""
+        return [file.path for file in self.files if file.table == "scores"]
+
+
+class StagedTable(NamedTuple):
+    """What the staged files of a table must be like."""
+
+    table: Table
+    """Its name."""
+    schema: pa.Schema
+    """Of its rows."""
+    metadata: Mapping[str, str]
+    """Key-value metadata of every file."""
 
 
 def read_identity(layout: RunLayout) -> dict[str, Any] | None:
@@ -58,19 +74,25 @@ class _Foreign(Exception):  # noqa: N818  not an error of the run: the reason wh
 
 
 def claim_staging(
-    layout: RunLayout, identity: dict[str, Any], schema: pa.Schema, metadata: Mapping[str, str]
+    layout: RunLayout,
+    identity: dict[str, Any],
+    schema: pa.Schema,
+    metadata: Mapping[str, str],
+    challenger: Sequence[StagedTable] = (),
 ) -> Adopted:
     """Begin or continue a run: adopt the whole files that an earlier attempt has closed.
 
     A file is kept when its bytes have the digest with which it was closed, its schema and metadata are those of this
-    run, and none of its images is in a file kept before; everything else in the staging folder goes when the run is
-    published. Tables without an identity are nobody's, and go at once.
+    run, and none of its images is in a file kept before; with a challenger, when the files that were closed with it
+    hold its images, each once. Everything else in the staging folder goes when the run is published. Tables without an
+    identity are nobody's, and go at once.
 
     Args:
         layout: The run.
         identity: What the rows are made with and from (fingerprints, inputs): JSON-like.
         schema: Of the scores table.
         metadata: Key-value metadata of every scores file.
+        challenger: Its tables, in a run that has one.
 
     Raises:
         ConfigError: The earlier attempt was made with something else.
@@ -78,7 +100,7 @@ def claim_staging(
     found = read_identity(layout)
     if found is None:
         # Before the identity, which would make them this run's.
-        for table in TABLES:
+        for table in ALL_TABLES:
             storage.delete_folder(layout.staged_table(table))
         storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
         return Adopted((), 0)
@@ -88,7 +110,10 @@ def claim_staging(
             f"run {layout.run_id} was begun with other {', '.join(different)}: one run never mixes two; give what it "
             f"was begun with, another --run-id, or delete {layout.staging} to start it anew"
         )
-    return _adopt(layout.staged_table("scores"), file_schema(schema, metadata))
+    scores = _whole_files(layout, StagedTable("scores", schema, metadata))
+    if challenger:
+        scores = _in_whole_groups(scores, [file for table in challenger for file in _whole_files(layout, table)])
+    return _adopt(scores)
 
 
 def check_begun(layout: RunLayout) -> None:
@@ -110,58 +135,89 @@ def check_begun(layout: RunLayout) -> None:
         )
 
 
-class _Examined(NamedTuple):
-    """A closed file of an earlier attempt."""
+class _Whole(NamedTuple):
+    """Staged files that were closed together: one, or one of each table."""
 
-    file: WrittenFile | None
-    """None where it is not adopted."""
+    files: tuple[WrittenFile, ...]
+    """Those of scores first."""
     hashes: npt.NDArray[np.int64]
-    """Of the paths of its images; 64 bits: a collision only means that a file is scored again."""
-    warning: str | None
-    """Why it is not adopted."""
+    """Of the paths of the first; 64 bits: a collision only means that a file is scored again."""
 
 
-def _adopt(folder: str, schema: pa.Schema) -> Adopted:
+def _whole_files(layout: RunLayout, table: StagedTable) -> list[_Whole]:
+    folder = layout.staged_table(table.table)
     closed = [file for file in storage.list_folder(folder, missing_ok=True) if file.path.endswith(".parquet")]
-    budget = ByteBudget(_BYTES_AT_A_TIME)
+    budget, schema = ByteBudget(_BYTES_AT_A_TIME), file_schema(table.schema, table.metadata)
     whole = []
-    for found in storage.in_threads(lambda file: _examine(file, schema, budget), closed):
-        if found.warning is not None:
-            _LOG.warning("%s", found.warning)
-        if found.file is not None:
-            whole.append((found.file, found.hashes))
-    # Of a hundred million paths, sets would be ten gigabytes: only what is there twice is held in one.
-    hashes = np.sort(np.concatenate([hashes for _, hashes in whole])) if whole else np.empty(0, np.int64)
-    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
-    files: list[WrittenFile] = []
-    seen: set[int] = set()
-    for file, paths in whole:
-        doubtful = paths[np.isin(paths, twice)].tolist() if len(twice) else []
-        if len(set(doubtful)) != len(doubtful) or not seen.isdisjoint(doubtful):
-            continue
-        seen.update(doubtful)
-        files.append(file)
-    return Adopted(tuple(files), sum(file.rows for file in files))
+    for found in storage.in_threads(lambda file: _examine(file, table.table, schema, budget), closed):
+        if isinstance(found, str):
+            _LOG.warning("%s", found)
+        else:
+            whole.append(found)
+    return whole
 
 
-def _examine(file: storage.FileStat, schema: pa.Schema, budget: ByteBudget) -> _Examined:
-    nothing = np.empty(0, np.int64)
+def _examine(file: storage.FileStat, table: Table, schema: pa.Schema, budget: ByteBudget) -> _Whole | str:
+    """Return a closed file of an earlier attempt, or why it is not adopted."""
     budget.acquire(file.size_bytes)
     try:
         data = storage.read_bytes(file.path)
         digest = _check_digest(file.path, data)
         paths = _checked_paths(data, schema)
     except _Foreign as error:
-        return _Examined(None, nothing, f"staged file {file.path} is not adopted: {error}")
+        return f"staged file {file.path} is not adopted: {error}"
     except _DAMAGE as error:
         # A power failure can leave a name without its bytes. It goes with the staging folder; its images are scored
         # again.
         reason = str(error).split("\n")[0]
-        return _Examined(None, nothing, f"staged file {file.path} is damaged and not adopted: {reason}")
+        return f"staged file {file.path} is damaged and not adopted: {reason}"
     finally:
         budget.release(file.size_bytes)
     hashes = np.fromiter(map(hash, paths), np.int64, len(paths))
-    return _Examined(WrittenFile("scores", file.path, len(paths), len(data), digest), hashes, None)
+    return _Whole((WrittenFile(table, file.path, len(paths), len(data), digest),), hashes)
+
+
+def _in_whole_groups(scores: Sequence[_Whole], rivals: Sequence[_Whole]) -> list[_Whole]:
+    """Join the files that were closed together; leave out those whose images are not in both models' tables.
+
+    A crash between two files of a group leaves one without the other. No mark is needed to see that: the images of
+    scores are those of the challenger's two tables, each once.
+    """
+    closed_with: dict[str, list[_Whole]] = {}
+    for rival in rivals:
+        closed_with.setdefault(group_of(rival.files[0].path), []).append(rival)
+    groups = []
+    for one in scores:
+        file = one.files[0]
+        others = closed_with.pop(group_of(file.path), [])
+        theirs = np.concatenate([other.hashes for other in others] or [np.empty(0, np.int64)])
+        if not np.array_equal(np.sort(theirs), np.sort(one.hashes)):
+            _LOG.warning(
+                "staged file %s is not adopted: it has %d images, the challenger's files that were closed with it "
+                "account for %d", file.path, len(one.hashes), len(np.intersect1d(theirs, one.hashes)),
+            )  # fmt: skip
+            continue
+        groups.append(_Whole((file, *(file for other in others for file in other.files)), one.hashes))
+    for file in (other.files[0] for others in closed_with.values() for other in others):
+        _LOG.warning("staged file %s is not adopted: the scores that were closed with it are missing", file.path)
+    return groups
+
+
+def _adopt(closed: Sequence[_Whole]) -> Adopted:
+    # Of a hundred million paths, sets would be ten gigabytes: only what is there twice is held in one.
+    hashes = np.sort(np.concatenate([one.hashes for one in closed])) if closed else np.empty(0, np.int64)
+    twice = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
+    files: list[WrittenFile] = []
+    rows = 0
+    seen: set[int] = set()
+    for one in closed:
+        doubtful = one.hashes[np.isin(one.hashes, twice)].tolist() if len(twice) else []
+        if len(set(doubtful)) != len(doubtful) or not seen.isdisjoint(doubtful):
+            continue
+        seen.update(doubtful)
+        files += one.files
+        rows += len(one.hashes)
+    return Adopted(tuple(files), rows)
 
 
 def _check_digest(path: str, data: bytes) -> str:

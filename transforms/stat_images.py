@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
-from transforms.loading import thread_count
+from transforms.load_plan import thread_count
 from transforms.observe import Count
 from transforms.records import ImageRef
 from transforms.settings import LoadSettings

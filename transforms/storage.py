@@ -404,11 +404,20 @@ def exchange_folder(new: str, place: str, old: str) -> None:
     if not os.path.isdir(new):
         return
     if os.path.isdir(place):
-        delete_folder(old)
-        make_folder(parent(old))
-        os.rename(place, old)
+        retire_folder(place, old)
     make_folder(parent(place))
     os.rename(new, place)
+
+
+def retire_folder(place: str, old: str) -> None:
+    """Move a local folder away in one step; what was at `old` goes.
+
+    Raises:
+        OSError: It cannot be renamed.
+    """
+    delete_folder(old)
+    make_folder(parent(old))
+    os.rename(place, old)
 
 
 def delete_folder(path: str) -> None:

@@ -125,7 +125,7 @@ def calibrate(
         after.add(_applied(run, test_x[block], settings), test_y[block])
     return Calibration(
         run_id=run.layout.run_id,
-        model_id=run.manifest["model_id"],
+        model_id=run.model_id,
         counts=joined.counts,
         source="logits" if run.has_logits else "probabilities",
         settings=settings,

@@ -115,9 +115,7 @@ def evaluate(run: PublishedRun, truth: Truth, threshold: float | None = None) ->
         measured = _independent(run, truth, joined, threshold)
     else:
         measured = _exclusive(run, truth, joined, threshold)
-    return Evaluation(
-        run.layout.run_id, run.manifest["model_id"], _task(run), len(run.labels), joined.counts, *measured
-    )
+    return Evaluation(run.layout.run_id, run.model_id, _task(run), len(run.labels), joined.counts, *measured)
 
 
 _Measured: TypeAlias = tuple[dict[str, float | None], tuple[ClassResult, ...], tuple[Confusion, ...]]

@@ -40,7 +40,9 @@ class ExportSource:
         """Return how many rows `blocks` gives in all, from the footers of the files."""
         if matched:
             return sum(map(len, self._join.rows))
-        return sum(group.file.metadata.row_group(group.number).num_rows for group in self.run.row_groups("scores"))
+        return sum(
+            group.file.metadata.row_group(group.number).num_rows for group in self.run.row_groups(self.run.table)
+        )
 
     def blocks(self, columns: Sequence[str], *, matched: bool = False) -> Iterator[Block]:
         """Yield the rows in the order of the files, a row group at a time.
@@ -52,7 +54,7 @@ class ExportSource:
         Raises:
             InputError: A file is missing or damaged.
         """
-        for number, group in enumerate(self.run.row_groups("scores")):
+        for number, group in enumerate(self.run.row_groups(self.run.table)):
             try:
                 rows = group.read(columns)
             except UNREADABLE as error:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from transforms import storage
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
-from transforms.layout import TABLES, RunLayout, absolute_folder, is_run_id
+from transforms.layout import ALL_TABLES, TABLES, RunLayout, absolute_folder, is_run_id
 from transforms.storage import FileStat
 
 _LOG = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ def find_leftovers(output: str, older_than: float, now: float) -> Survey:
     """
     place = absolute_folder(output)
     try:
-        if not any(storage.is_folder(storage.join(place, name)) for name in ("runs", *TABLES)):
+        if not any(storage.is_folder(storage.join(place, name)) for name in ("runs", *ALL_TABLES)):
             raise ConfigError(f"output {output} holds no runs: there is neither runs nor {' nor '.join(TABLES)} in it")
         found = [(leftover, _worker(place, leftover)) for leftover in (*_of_runs(place), *_of_output(place))]
     except OSError as error:
@@ -178,7 +178,7 @@ def _delete_empty(folder: str) -> None:
 
 def _of_runs(output: str) -> Iterator[Leftover]:
     names = set(_folders(storage.join(output, "runs")))
-    for table in TABLES:
+    for table in ALL_TABLES:
         parts = _folders(storage.join(output, table))
         names |= {name.removeprefix(_PARTITION) for name in parts if name.startswith(_PARTITION)}
     # What is called otherwise is not ours; "" and ".." would even lead to other folders.
@@ -214,7 +214,8 @@ def _of_run(layout: RunLayout) -> Leftover | None:
         return _beside_published(layout, here, plan, manifest)
     staged = _below(here, layout.staging)
     loose = [*_loose(layout, here), *(file for file in here if file.path in layout.reports)]
-    tables = {folder: _files(folder) for folder in map(layout.published_table, TABLES) if storage.is_folder(folder)}
+    places = map(layout.published_table, ALL_TABLES)
+    tables = {folder: _files(folder) for folder in places if storage.is_folder(folder)}
     parts = [file for files in tables.values() for file in files if _is_part(file)]
     folders = [layout.staging] if storage.is_folder(layout.staging) else []
     hollow = [folder for folder, files in tables.items() if not files]

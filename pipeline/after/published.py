@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from transforms import storage
 from transforms.errors import InputError
-from transforms.layout import TABLES, RunLayout, Table, absolute_folder, is_run_id
+from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, RunLayout, Table, absolute_folder, is_run_id
 from transforms.publishing import MANIFEST_VERSION, is_published
 from transforms.settings import CalibrationSettings
 from transforms.tables import METADATA_PREFIX
@@ -37,7 +37,7 @@ class PublishedRun:
     manifest: dict[str, Any]
     """Its manifest.json."""
     schema: pa.Schema
-    """Of the scores table."""
+    """Of the table."""
     labels: tuple[str, ...]
     """The names of the C classes, in the order of the probabilities."""
     num_units: int
@@ -50,6 +50,18 @@ class PublishedRun:
     """What the published probabilities were calibrated with."""
     thresholds: tuple[float, ...] | None
     """From which probability on each label counts as positive; None where that has no meaning, or no file says it."""
+    table: Table = "scores"
+    """Which of its tables this is: scores, or scores_challenger."""
+
+    @property
+    def model_id(self) -> str:
+        """The model that has scored the table."""
+        return str((self.manifest if self.table == "scores" else self.manifest["challenger"])["model_id"])
+
+    @property
+    def failures_tables(self) -> tuple[Table, ...]:
+        """Where the images are that have no row: the challenger was asked only for what the first model scored."""
+        return ("failures",) if self.table == "scores" else ("failures", "failures_challenger")
 
     @property
     def one_unit(self) -> bool:
@@ -106,28 +118,35 @@ def matrix(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
     return np.asarray(lists.flatten().to_numpy()).reshape(len(lists), -1)
 
 
-def find_run(text: str) -> PublishedRun:
+def find_run(text: str, table: Table | None = None) -> PublishedRun:
     """Find a published run by any of its folders.
 
     Args:
         text: The output folder of runs, whose latest.json names the run; or the folder of one run, `runs/<id>`; or
             that of one of its tables, `scores/run_id=<id>`. Local, s3:// or gs://.
+        table: Whose scores: `scores`, or those of the challenger, `scores_challenger`; None for the challenger's where
+            the text is the folder of one of its tables, else the first model's.
 
     Raises:
-        InputError: There is no run, or it is not published.
+        InputError: There is no run, or it is not published, or it had no challenger.
     """
     layout = locate_run(text)
     manifest = read_manifest(layout, text)
-    first = _first_scores(manifest, text)
+    if table is None:
+        of_challenger = map(layout.published_table, CHALLENGER_TABLES)
+        table = "scores_challenger" if absolute_folder(text) in of_challenger else "scores"
+    first = _first_scores(manifest, text, table)
     with _open(storage.join(layout.output, first), layout.run_id) as file:
-        return describe_run(layout, manifest, file.schema_arrow, first)
+        return describe_run(layout, manifest, file.schema_arrow, first, table)
 
 
-def _first_scores(manifest: dict[str, Any], text: str) -> str:
+def _first_scores(manifest: dict[str, Any], text: str, table: Table) -> str:
     try:
-        named = [str(entry["path"]) for entry in manifest["files"] if entry["table"] == "scores"]
+        named = [str(entry["path"]) for entry in manifest["files"] if entry["table"] == table]
     except (KeyError, TypeError):
         named = []
+    if not named and table != "scores":
+        raise InputError(f"run {text} had no challenger: it has no table {table}; leave --table out for its scores")
     if not named:
         raise InputError(f"run {text}: its manifest names no file of scores; score-images verify says what is wrong")
     return named[0]
@@ -186,7 +205,7 @@ def locate_layout(text: str) -> RunLayout:
                 f"give <output>/runs/<id> instead, or publish a run anew"
             )
         return RunLayout(folder, run_id)
-    if kind in TABLES and name.startswith("run_id="):
+    if kind in ALL_TABLES and name.startswith("run_id="):
         return RunLayout(storage.parent(above), name.removeprefix("run_id="))
     if kind == "runs" and name:
         return RunLayout(storage.parent(above), name)
@@ -236,14 +255,17 @@ def _writer(manifest: dict[str, Any]) -> str:
     return f"score-images {known or 'unknown'}"
 
 
-def describe_run(layout: RunLayout, manifest: dict[str, Any], schema: pa.Schema, first: str) -> PublishedRun:
-    """Read what a file of the scores table says of its run.
+def describe_run(
+    layout: RunLayout, manifest: dict[str, Any], schema: pa.Schema, first: str, table: Table = "scores"
+) -> PublishedRun:
+    """Read what a file of scores says of its run.
 
     Args:
         layout: The run.
         manifest: Its manifest.
         schema: Of the file, with its key-value metadata.
         first: The file's name, for messages.
+        table: Its table.
 
     Raises:
         InputError: The file does not say all of it, or not in a form that can be read.
@@ -262,6 +284,7 @@ def describe_run(layout: RunLayout, manifest: dict[str, Any], schema: pa.Schema,
             activation=_one_of(("softmax", "sigmoid", "none"), found["activation"], "activation"),
             calibration=CalibrationSettings.model_validate_json(found["calibration"]),
             thresholds=_each(float, found, "thresholds") if "thresholds" in found else None,
+            table=table,
         )
     except KeyError as error:
         raise InputError(

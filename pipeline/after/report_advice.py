@@ -74,7 +74,8 @@ def use_of(spent: Spent) -> Use:
     took = spent.thread_seconds
     return Use(
         load=quotient(took["read"] + took["decode"], "load_capacity_ms"),
-        device=quotient(took["model"], "model_capacity_ms"),
+        # A challenger's calls take their turns in the same time.
+        device=quotient(took["model"] + spent.seconds("challenge_model_ms"), "model_capacity_ms"),
         write=quotient(took["write"], "write_scores_capacity_ms"),
     )
 

@@ -228,7 +228,7 @@ def join(run: PublishedRun, truth: Truth) -> Join:
     rows, positions = [], []
     without = 0
     examples: list[str] = []
-    for group in run.row_groups("scores"):
+    for group in run.row_groups(run.table):
         paths = group.read(["image_path"]).column(0).combine_chunks()
         place = pc.index_in(_keys_of(paths, truth.matched_by), value_set=keys)
         matched = np.flatnonzero(place.is_valid().to_numpy(zero_copy_only=False))
@@ -274,7 +274,7 @@ def read_joined(
     Yields:
         The columns of N rows, and intp[N], the image of each in the truth.
     """
-    for group, rows, positions in zip(run.row_groups("scores"), joined.rows, joined.positions, strict=True):
+    for group, rows, positions in zip(run.row_groups(run.table), joined.rows, joined.positions, strict=True):
         if len(rows):
             yield group.read(columns).take(pa.array(rows)), positions
 
@@ -287,7 +287,7 @@ def _keys_of(paths: pa.Array, matched_by: MatchedBy) -> pa.Array:
 
 def _failed(run: PublishedRun, truth: Truth, keys: pa.Array) -> npt.NDArray[np.bool_]:
     failed = np.zeros(len(keys), np.bool_)
-    for group in run.row_groups("failures"):
+    for group in (group for table in run.failures_tables for group in run.row_groups(table)):
         paths = group.read(["image_path"]).column(0).combine_chunks()
         place = pc.index_in(_keys_of(paths, truth.matched_by), value_set=keys).drop_null()
         failed[place.to_numpy()] = True

@@ -1,17 +1,14 @@
 """Read a published run again, and hold it to every promise that it makes: what was published is still there, unchanged.
 
 Files are read twice: whole, for their digest, and a row group at a time, for what their rows say. Memory: a row group,
-and 8 bytes for each row of both tables, by which a path that is there twice is found.
+and 8 bytes for each row of all tables, by which a path that is there twice is found.
 """
 
 import json
-from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
@@ -19,26 +16,27 @@ from pydantic import ValidationError
 from pipeline.after.published import UNREADABLE, PublishedRun, describe_run, locate_run, read_manifest
 from pipeline.after.report_contradiction import report_contradiction
 from pipeline.after.verify_manifest import File, Manifest, contradictions, split_files
+from pipeline.after.verify_paths import PathsOfRun
 from pipeline.after.verify_rows import failure_breaches, score_breaches
 from transforms import distributions, storage
 from transforms.distributions import Distributions
 from transforms.errors import InputError
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, TABLES, RunLayout, Table
 from transforms.tables import FAILURES_SCHEMA, METADATA_PREFIX, scores_schema
 
 PROMISES = {
-    "manifest": "manifest.json is whole, of this run, and names files of both tables, each once",
+    "manifest": "manifest.json is whole, of this run, and names files of all its tables, each once",
     "files": "each file is there, with its size and SHA-256",
     "pages": "each file has its rows, and pages that are what was written",
     "strays": "no other file lies in the folders of its tables",
     "schemas": "each table has its columns, and its files say the same of themselves",
     "ledger": "listed = unique + duplicates, unique = scored + failed + skipped, as the files hold them",
-    "failures": "failures_by_code is what the failures table holds",
+    "failures": "failures_by_code is what the failures tables hold",
     "answers": "distributions is what the scores table holds",
     "identity": "the fingerprints of the manifest are those of its files",
     "codes": "stages and codes of failures are documented ones",
-    "paths": "no path is there twice, neither in a table nor in both",
-    "model": "one model has scored all rows",
+    "paths": "no path is there twice, neither in a table nor in both of a model; a challenger has those of scores",
+    "model": "one model has scored all rows of a table",
     "sizes": "widths and heights are over 0",
     "logits": "probabilities are what the logits give, where those were kept",
     "finite": "probabilities are finite",
@@ -55,8 +53,6 @@ PROMISES = {
 """What is checked, in this order."""
 
 _BEHIND_ANSWERS = ("files", "pages", "schemas", "ledger", "finite", "range", "predicted", "margin", "entropy")
-# More paths than these are not compared letter for letter: then the run is broken enough.
-_MOST_SUSPECTS = 1_000_000
 
 
 class Promise(NamedTuple):
@@ -124,12 +120,11 @@ class _Checks:
         self._skipped: dict[str, str] = {}
         self._files: list[File] = []
         self._rows: dict[str, int] = dict.fromkeys(TABLES, 0)
-        self._codes: Counter[str] = Counter()
-        self._hashes = array("q")
-        self._read: list[tuple[str, int]] = []
-        self._run: PublishedRun | None = None
-        self._metadata: dict[bytes, bytes] = {}
-        self._top_k: int | None = None
+        self._codes: dict[str, Counter[str]] = {table: Counter() for table in ALL_TABLES}
+        self._paths = PathsOfRun(layout.output)
+        self._runs: dict[Table, PublishedRun] = {}
+        self._metadata: dict[Table, dict[bytes, bytes]] = {}
+        self._top_k: dict[Table, int] = {}
         self._answers: Distributions | None = None
 
     def result(self) -> Verification:
@@ -160,15 +155,17 @@ class _Checks:
             self._skip(list(PROMISES), "there is no whole manifest to hold it against")
             return
         self._check_manifest(manifest)
+        self._rows = dict.fromkeys(manifest.tables, 0)
         for file in self._files:
             if self._has_its_bytes(file):
                 self._check_table_file(file, manifest, content)
         self._check_strays()
         self._check_counts(manifest)
         self._check_answers(manifest)
-        self._check_paths()
+        self._check_paths(manifest)
+        self._say_what_is_not_due()
         self._check_report(content)
-        self._check_pointer()
+        self._check_pointer(manifest)
 
     def _check_manifest(self, manifest: Manifest) -> None:
         if manifest.run_id != self._layout.run_id:
@@ -176,7 +173,7 @@ class _Checks:
         self._files, wrong = split_files(manifest, self._layout)
         for example in wrong:
             self._add("manifest", example)
-        for table in TABLES:
+        for table in manifest.tables:
             if all(file.table != table for file in self._files):
                 self._add("manifest", f"it names no file of the table {table}")
 
@@ -216,39 +213,39 @@ class _Checks:
                     self._add("pages", f"row group {number} of {file.path}: {_first_line(error)}")
                     continue
                 if known:
-                    self._read.append((path, number))
-                    self._check_rows(file, manifest, group)
+                    self._check_rows(file, manifest, group, number)
 
     def _has_its_schema(self, file: File, schema: pa.Schema, manifest: Manifest, content: dict[str, Any]) -> bool:
         """Check a file's columns and what it says of itself; tell whether its rows can be understood."""
-        if file.table == "failures":
+        if _is_of_failures(file.table):
             return self._equals(file, schema, FAILURES_SCHEMA)
         ours = METADATA_PREFIX.encode()
         metadata = {key: value for key, value in (schema.metadata or {}).items() if key.startswith(ours)}
-        if self._run is None:
+        run = self._runs.get(file.table)
+        if run is None:
             try:
-                self._run = describe_run(self._layout, content, schema, file.path)
+                run = describe_run(self._layout, content, schema, file.path, file.table)
             except InputError as error:
                 self._add("schemas", f"{file.path}: {_first_line(error)}")
                 return False
-            self._metadata = metadata
-            self._say_what_is_not_due(self._run)
-            for promise, example in contradictions(manifest, self._run, metadata):
+            self._runs[file.table] = run
+            self._metadata[file.table] = metadata
+            for promise, example in contradictions(manifest.model_of(file.table), run, metadata):
                 self._add(promise, example)
-        if metadata != self._metadata:
-            keys = {*metadata, *self._metadata}
-            other = min(
-                key.decode(errors="backslashreplace") for key in keys if metadata.get(key) != self._metadata.get(key)
-            )
+        known = self._metadata[file.table]
+        if metadata != known:
+            keys = {*metadata, *known}
+            other = min(key.decode(errors="backslashreplace") for key in keys if metadata.get(key) != known.get(key))
             self._add("schemas", f"{file.path} has another {other} than the files before it")
             return False
-        classes, thresholds = len(self._run.labels), self._run.thresholds
+        classes, thresholds = len(run.labels), run.thresholds
         if thresholds is not None and len(thresholds) != classes:
             self._add("schemas", f"{file.path} has {len(thresholds)} thresholds for {classes} labels")
             return False
-        if manifest.num_classes not in (None, classes):
-            self._add("schemas", f"{file.path} has {classes} labels, the manifest says {manifest.num_classes} classes")
-        return self._equals(file, schema, scores_schema(classes, with_logits=self._run.has_logits))
+        said = manifest.model_of(file.table).num_classes
+        if said not in (None, classes):
+            self._add("schemas", f"{file.path} has {classes} labels, the manifest says {said} classes")
+        return self._equals(file, schema, scores_schema(classes, with_logits=run.has_logits))
 
     def _equals(self, file: File, found: pa.Schema, expected: pa.Schema) -> bool:
         if found.equals(expected):
@@ -261,23 +258,26 @@ class _Checks:
         self._add("schemas", f"{file.path}: {what}")
         return False
 
-    def _say_what_is_not_due(self, run: PublishedRun) -> None:
-        if run.activation != "softmax" and not run.one_unit:
-            self._skip(["sums"], f"activation {run.activation} does not say so")
-        if run.activation == "sigmoid" and run.thresholds is None:
+    def _say_what_is_not_due(self) -> None:
+        runs = list(self._runs.values())
+        if runs and all(run.activation != "softmax" and not run.one_unit for run in runs):
+            self._skip(["sums"], f"activation {runs[0].activation} does not say so")
+        if runs and all(run.activation == "sigmoid" and run.thresholds is None for run in runs):
             self._skip(["positive"], "the files do not say their thresholds")
 
-    def _check_rows(self, file: File, manifest: Manifest, group: pa.Table) -> None:
+    def _check_rows(self, file: File, manifest: Manifest, group: pa.Table, number: int) -> None:
         paths = group["image_path"].to_pylist()
-        self._hashes.frombytes(_hashes(paths).tobytes())
+        self._paths.add(file.table, storage.join(self._layout.output, file.path), number, paths)
         if not paths:
             return
-        if self._run is None or file.table == "failures":
-            self._codes.update(group["code"].to_pylist())
+        run = self._runs.get(file.table)
+        if run is None:
+            self._codes[file.table].update(group["code"].to_pylist())
             breaches = failure_breaches(group)
         else:
-            breaches = score_breaches(group, self._run, self._entries_of_top_k(self._run, manifest, group))
-            self._count_answers(group, self._run)
+            breaches = score_breaches(group, run, self._entries_of_top_k(run, manifest, group))
+            if file.table == "scores":
+                self._count_answers(group, run)
         for breach in breaches:
             if breach.broken.any():
                 first = int(breach.broken.argmax())
@@ -305,11 +305,11 @@ class _Checks:
 
     def _entries_of_top_k(self, run: PublishedRun, manifest: Manifest, group: pa.Table) -> int:
         # A manifest that does not say it leaves it to the first row: all have as many.
-        self._top_k = self._top_k or manifest.config.results.top_k or len(group["top_k"][0])
-        return min(max(self._top_k, 1), len(run.labels))
+        entries = self._top_k.setdefault(run.table, manifest.config.results.top_k or len(group["top_k"][0]))
+        return min(max(entries, 1), len(run.labels))
 
     def _check_strays(self) -> None:
-        for table in TABLES:
+        for table in ALL_TABLES:
             folder = self._layout.published_table(table)
             named = {storage.join(self._layout.output, file.path) for file in self._files}
             for found in storage.list_folder(folder, missing_ok=True):
@@ -320,34 +320,32 @@ class _Checks:
         ledger = manifest.ledger
         if mismatch := ledger.mismatch():
             self._add("ledger", mismatch)
-        for name, count in ledger._asdict().items():
+        for name, count in ledger.to_json().items():
             if count < 0:
                 self._add("ledger", f"it says {name} {count}")
-        for table, name, count in (("scores", "scored", ledger.scored), ("failures", "failed", ledger.failed)):
-            if self._rows[table] != count:
-                self._add("ledger", f"it says {name} {count}, and the files of {table} have {self._rows[table]} rows")
-        said = manifest.failures_by_code
-        for code in sorted({*self._codes, *said}):
-            if self._codes[code] != said.get(code, 0):
-                self._add("failures", f"it says {said.get(code, 0)} {code}, and the files have {self._codes[code]}")
+        counts = zip(ALL_TABLES, ("scored", "failed", "challenger_scored", "challenger_failed"), strict=True)
+        for table, name in counts:
+            count, rows = getattr(ledger, name), self._rows.get(table)
+            if count != rows:
+                self._add("ledger", f"it says {name} {count}, and the files of {table} have {rows} rows")
+        said: dict[Table, dict[str, int]] = {"failures": manifest.failures_by_code}
+        if manifest.challenger is not None:
+            said["failures_challenger"] = manifest.challenger.failures_by_code
+        for failures, by_code in said.items():
+            found = self._codes[failures]
+            whose = "" if failures == "failures" else " of the challenger"
+            for code in sorted({*found, *by_code}):
+                if found[code] != by_code.get(code, 0):
+                    it_says = f"it says {by_code.get(code, 0)} {code}{whose}"
+                    self._add("failures", f"{it_says}, and the files have {found[code]}")
 
-    def _check_paths(self) -> None:
-        hashes = np.frombuffer(self._hashes, np.int64)
-        hashes.sort()
-        suspects = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[:_MOST_SUSPECTS]
-        if not len(suspects):
-            return
-        # Two paths may share a hash: those that do are read again, and compared letter for letter.
-        seen: dict[str, str] = {}
-        for path, number in self._read:
-            filesystem, inner = storage.filesystem(path)
-            with filesystem.open_input_file(inner) as stream:
-                paths = pq.ParquetFile(stream).read_row_group(number, columns=["image_path"])["image_path"].to_pylist()
-            name = path.removeprefix(storage.join(self._layout.output, ""))
-            for at in np.flatnonzero(np.isin(_hashes(paths), suspects)):
-                if paths[at] in seen:
-                    self._add("paths", f"{paths[at]} is in {seen[paths[at]]} and in {name}")
-                seen.setdefault(paths[at], name)
+    def _check_paths(self, manifest: Manifest) -> None:
+        for tables in (TABLES, CHALLENGER_TABLES):
+            for example in self._paths.repeated(tables):
+                self._add("paths", example)
+        if manifest.challenger is not None:
+            for difference in self._paths.differences():
+                self._add("paths", difference.example, difference.images)
 
     def _check_report(self, manifest: dict[str, Any]) -> None:
         path = self._layout.report("json", refused=False)
@@ -360,7 +358,7 @@ class _Checks:
         if wrong is not None:
             self._add("report", f"{path}: {wrong}; score-images report makes it again")
 
-    def _check_pointer(self) -> None:
+    def _check_pointer(self, manifest: Manifest) -> None:
         if storage.stat(self._layout.latest) is None:
             return
         try:
@@ -369,15 +367,14 @@ class _Checks:
         except (ValueError, KeyError, TypeError) as error:
             self._add("latest", f"latest.json is no pointer: {type(error).__name__}: {error}")
             return
-        for name in ("manifest", *TABLES) if points_here else ():
+        for name in ("manifest", *manifest.tables) if points_here else ():
             place = storage.join(self._layout.output, str(pointer.get(name)))
             if not (storage.stat(place) if name == "manifest" else storage.is_folder(place)):
                 self._add("latest", f"its {name} is {pointer.get(name)}, which is not there")
 
 
-def _hashes(paths: Sequence[str]) -> npt.NDArray[np.int64]:
-    # Python's own hash of a text is of 64 bits, and salted: nobody can name files so that they collide.
-    return np.fromiter(map(hash, paths), np.int64, len(paths))
+def _is_of_failures(table: Table) -> bool:
+    return table in ("failures", "failures_challenger")
 
 
 def _kind(field: pa.Field) -> str:

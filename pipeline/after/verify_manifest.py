@@ -7,7 +7,7 @@ from pydantic import BaseModel, Field, StrictInt
 
 from pipeline.after.published import PublishedRun
 from transforms import storage
-from transforms.layout import RunLayout, Table
+from transforms.layout import ALL_TABLES, TABLES, RunLayout, Table
 from transforms.ledger import Ledger
 from transforms.tables import METADATA_PREFIX
 
@@ -37,19 +37,11 @@ class _Config(BaseModel):
     results: _Results = _Results()
 
 
-class Manifest(BaseModel):
-    """What is read of a manifest."""
+class ModelFacts(BaseModel):
+    """What a manifest says of a model."""
 
-    run_id: str
-    """The run."""
     model_id: str
-    """Of all rows."""
-    ledger: Ledger
-    """Where every image went."""
-    failures_by_code: dict[str, StrictInt]
-    """Rows of the failures table."""
-    files: list[File]
-    """Of both tables."""
+    """Of all its rows."""
     num_classes: StrictInt | None = None
     """Columns of the probabilities; None where it is not said, as of what follows."""
     output: str | None = None
@@ -58,6 +50,28 @@ class Manifest(BaseModel):
     """softmax, sigmoid or none."""
     fingerprints: dict[str, str] = {}
     """What made the scores: none only where the files say none either."""
+
+
+class Challenger(ModelFacts):
+    """What a manifest says of a challenger."""
+
+    failures_by_code: dict[str, StrictInt]
+    """Rows of its failures."""
+
+
+class Manifest(ModelFacts):
+    """What is read of a manifest."""
+
+    run_id: str
+    """The run."""
+    ledger: Ledger
+    """Where every image went."""
+    failures_by_code: dict[str, StrictInt]
+    """Rows of the failures table."""
+    files: list[File]
+    """Of all tables."""
+    challenger: Challenger | None = None
+    """A second model; None where there was none."""
     versions: dict[str, str] = {}
     """Of the packages that made them."""
     distributions: dict[str, Any] | None = None
@@ -65,13 +79,24 @@ class Manifest(BaseModel):
     config: _Config = _Config()
     """Of the run."""
 
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """Those that the run must have."""
+        return TABLES if self.challenger is None else ALL_TABLES
+
+    def model_of(self, table: Table) -> ModelFacts:
+        """Return the model whose scores a table holds."""
+        return self.challenger if table == "scores_challenger" and self.challenger is not None else self
+
 
 def split_files(manifest: Manifest, layout: RunLayout) -> tuple[list[File], list[str]]:
     """Return the files that lie in the folders of their tables, each once, and what is wrong with the others."""
     files: dict[str, File] = {}
     wrong = []
     for file in manifest.files:
-        if storage.parent(storage.join(layout.output, file.path)) != layout.published_table(file.table):
+        if file.table not in manifest.tables:
+            wrong.append(f"it names {file.path} of the table {file.table}, and no challenger")
+        elif storage.parent(storage.join(layout.output, file.path)) != layout.published_table(file.table):
             wrong.append(f"it names {file.path}, which is no file of its table {file.table}")
         elif file.path in files:
             wrong.append(f"it names {file.path} twice")
@@ -80,11 +105,13 @@ def split_files(manifest: Manifest, layout: RunLayout) -> tuple[list[File], list
     return list(files.values()), wrong
 
 
-def contradictions(manifest: Manifest, run: PublishedRun, metadata: Mapping[bytes, bytes]) -> Iterator[tuple[str, str]]:
-    """Hold what the manifest says against what its files say of themselves.
+def contradictions(
+    manifest: ModelFacts, run: PublishedRun, metadata: Mapping[bytes, bytes]
+) -> Iterator[tuple[str, str]]:
+    """Hold what the manifest says of a model against what its files say of themselves.
 
     Args:
-        manifest: The manifest.
+        manifest: The manifest, or what it says of the challenger.
         run: As the files describe it.
         metadata: The key-value metadata of the files.
 

@@ -76,7 +76,7 @@ def score_breaches(rows: pa.Table, run: PublishedRun, k: int) -> Iterator[Breach
     for breach in _derived_breaches(rows, _only(p, usable), run, k):
         yield breach._replace(broken=breach.broken & usable)
     model_ids = _texts(rows["model_id"])
-    expected = run.manifest["model_id"]
+    expected = run.model_id
     yield Breach("model", _differs(model_ids, expected), lambda i: f"it is {model_ids[i]} there")
 
 

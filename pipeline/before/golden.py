@@ -100,7 +100,7 @@ def make_golden(config: RunConfig, inputs: Sequence[str], output: str) -> Golden
     place = storage.absolute(output)
     paths = _list(config, inputs)
     scorer = Scorer(config.scorer_plan())
-    scored = _vectors(score_in_memory(paths, config, scorer), paths)
+    scored = _vectors(score_in_memory(paths, config.without_challenger(), scorer), paths)
     golden = GoldenFile(
         golden_version=1,
         model_id=scorer.classifier.model_id,
@@ -128,7 +128,7 @@ def check_golden(scorer: Scorer, config: RunConfig) -> GoldenResult | None:
     """Score the golden photos of a configuration, and refuse to go on when they have drifted.
 
     Args:
-        scorer: Of this configuration.
+        scorer: Of this configuration; a challenger is not checked, for it is on trial.
         config: Names the file and the tolerance.
 
     Returns:
@@ -152,7 +152,7 @@ def check_golden(scorer: Scorer, config: RunConfig) -> GoldenResult | None:
     expected = np.stack([_decode(image, golden, where) for image in golden.images])
     folder = storage.parent(storage.absolute(config.golden.path))
     paths = [storage.absolute(image.path, folder) for image in golden.images]
-    scored = _vectors(score_in_memory(paths, config, scorer), paths)
+    scored = _vectors(score_in_memory(paths, config.without_challenger(), scorer), paths)
     got = np.stack([scored[path] for path in paths])
     difference = np.abs(got.astype(np.float64) - expected)
     altered = [_digest(path, config) != image.sha256 for path, image in zip(paths, golden.images, strict=True)]

@@ -127,12 +127,12 @@ def request_of(args: argparse.Namespace) -> "Iterator[RunRequest]":
     from pipeline.quiet import import_beam, import_tensorflow
 
     import_tensorflow()
-    from transforms.scoring import Scorer
+    from transforms.contest import Contest
 
     pool = ThreadPoolExecutor(1, thread_name_prefix="model")
     try:
         frozen = threading.Event()
-        loading = pool.submit(Scorer, _config_here(config, args.profile).scorer_plan(), frozen.set)
+        loading = pool.submit(Contest, _config_here(config, args.profile).contest_plan(), frozen.set)
         loading.add_done_callback(lambda _: frozen.set())
         # Importing needs the interpreter's lock, which loading the model needs first: then TensorFlow optimises and
         # measures it, which leaves time for Beam. Both at once took half a second longer.

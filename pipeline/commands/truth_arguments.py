@@ -18,6 +18,11 @@ def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
         "<output>/scores/run_id=<id>",
     )
     parser.add_argument(
+        "--table",
+        choices=("scores", "scores_challenger"),
+        help="whose scores: the first model's (default), or those of the run's challenger",
+    )
+    parser.add_argument(
         "--truth",
         required=True,
         metavar="CSV",
@@ -41,7 +46,7 @@ def read_run_and_truth(args: argparse.Namespace) -> "tuple[PublishedRun, Truth]"
     from pipeline.after.published import find_run
     from pipeline.after.truth import read_truth
 
-    run = find_run(args.scores)
+    run = find_run(args.scores, args.table)
     truth = read_truth(
         args.truth,
         run.labels,

@@ -19,11 +19,11 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image
 
-from transforms.encoded import Encoded
 from transforms.errors import FailureCode, ImageError, RunError
 from transforms.headers import probe
 from transforms.images import Decoded, decode_cost
-from transforms.loading import LoadedImage, LoadPlan, load_one, prepare
+from transforms.load_plan import LoadPlan
+from transforms.loading import LoadedImage, Prepared, load_one, prepare
 from transforms.memory import ByteBudget
 from transforms.orientation import jpeg_orientation, turn
 from transforms.quarantine import Quarantine
@@ -117,7 +117,7 @@ def encode_thumbnail(path: str, pixels: npt.NDArray[np.uint8]) -> Thumbnail:
     return Thumbnail(path, uri, pixels.shape[1], pixels.shape[0], None)
 
 
-def prepare_what_is_left(data: bytes, plan: LoadPlan) -> Decoded | Encoded:
+def prepare_what_is_left(data: bytes, plan: LoadPlan) -> Prepared:
     """Make pixels as a run does; of a damaged JPEG, as far as it can be decoded: grey stands for what is gone.
 
     Raises:

@@ -145,7 +145,7 @@ def finish(work: Work, output: str) -> None:
 
 def check(work: Work, layout: RunLayout, before: list[Kept]) -> None:
     """Compare a published run with the undisturbed one, and with what each kill had left of it."""
-    rows = {table: read_rows(layout, table) for table in TABLES}
+    rows = {table: read_rows(layout, table) for table in work.rows}
     assert {table: without_times(found) for table, found in rows.items()} == work.rows
     times = {row["image_path"]: row["scored_at"] for row in rows["scores"]}
     manifest = json.loads(storage.read_bytes(layout.manifest))

@@ -21,7 +21,8 @@ import numpy as np
 from tests.benchmarks.limits.common import say
 from tests.benchmarks.peers.common import CROP, SIZE
 from transforms import images
-from transforms.loading import BatchLoader, LoadPlan, load_one
+from transforms.load_plan import LoadPlan
+from transforms.loading import BatchLoader, load_one
 from transforms.records import ImageBatch, ImageRef
 from transforms.settings import DecodeSettings, LoadSettings, PreprocessSettings
 from transforms.threads import LoadThreads
