@@ -70,7 +70,7 @@ def outcome_json(result: RunResult) -> str:
         "exit_code": int(outcome.exit_code),
         "message": outcome.message if result.found is None else result.found,
         "found": result.found is not None,
-        "ledger": outcome.ledger._asdict(),
+        "ledger": {name: count for name, count in outcome.ledger._asdict().items() if count is not None},
         "failures_by_code": outcome.failures_by_code,
         "health": outcome.health or None,
         "drifted": outcome.drifted,
