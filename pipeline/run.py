@@ -466,9 +466,9 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
                     job = submitted
                     _LOG.info("job %s is submitted: it publishes also without this process", job)
                 wait_for_end(result)
-        except ConfigError:
-            raise  # the engine has not taken it
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, ConfigError) and prepared.checked.job is not None:
+                raise  # the engine has not taken it; a local run has it from a worker
             if job is not None and interrupts.seen:
                 raise still_running(str(job), layout, cancelling(job)) from error
             if job is not None and isinstance(error, OSError):
