@@ -278,6 +278,13 @@ def test_a_damaged_run_is_one_line(output: Path, spoil: Callable[[Path], object]
     assert main(["report", str(output)]) == 2
 
 
+def test_a_folder_of_refused_runs_says_how_to_name_one(tmp_path: Path) -> None:
+    """There is no newest published run, and the refused one is what somebody wants to see."""
+    publish_scores(tmp_path, ["/a.png"], [[0.4, 0.6]], failed=["/b.png"], max_failure_rate=0.1, run_id="night")
+    with pytest.raises(InputError, match="none was ever published .*--run-id names a run that was refused"):
+        find_ended(str(tmp_path))
+
+
 def test_a_run_that_is_not_there_is_named(output: Path) -> None:
     """By output and id."""
     with pytest.raises(InputError, match="there is no run day in"):
