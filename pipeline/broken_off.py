@@ -60,8 +60,11 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature is Python's
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
+        before = self._before[signal.Signals(number)]
+        if callable(before):
+            before(number, frame)  # which ends the process where this is the second
         raise KeyboardInterrupt
 
 

@@ -30,6 +30,7 @@ from transforms.settings import (
     LoadSettings,
     ModelSettings,
     PreprocessSettings,
+    PriceSettings,
     ReportSettings,
     ResultSettings,
     Settings,
@@ -73,6 +74,8 @@ class RunConfig(Settings):
     """Photos whose probabilities are known, scored before each run."""
     report: ReportSettings = Field(default_factory=ReportSettings)
     """The report that every run leaves beside its manifest."""
+    prices: PriceSettings = Field(default_factory=PriceSettings)
+    """What a night costs, for its prediction."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)

@@ -452,7 +452,9 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
     pipeline = build_pipeline(request, prepared.checked, prepared.adopted)
     watch = request.show_progress and is_in_process(options)
     job: Job | None = None
-    progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
+    progress = (
+        ShowProgress(observe.process_counts, prepared.adopted.rows, layout) if watch else contextlib.nullcontext()
+    )
     with Interrupts() as interrupts:
         try:
             with progress:

@@ -22,8 +22,8 @@ from transforms.settings import CalibrationSettings
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
 SECTIONS = (
-    "model, labels, preprocess, calibration, challenger, results, limits, health, golden, report, input, decode, load, "
-    "batch, write"
+    "model, labels, preprocess, calibration, challenger, results, limits, health, golden, report, prices, input, "
+    "decode, load, batch, write"
 )
 CODES = ", ".join(FailureCode)
 

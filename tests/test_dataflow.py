@@ -360,7 +360,9 @@ def test_an_interrupt_ends_the_waiting_and_not_the_job(
     idle_api.end(job, "JOB_STATE_CANCELLED")
     while not any(request.partition("?")[0].endswith(job.job_id) for request in idle_api.requests[asked:]):
         time.sleep(0.05)
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    *_, last, again = capsys.readouterr().err.strip().splitlines()
+    assert again.startswith("  run again: ")
+    assert "--run-id left" in again
     assert last == (
         f"score-images: the launcher of run left was interrupted; its job {job.body['name']} {job.job_id} goes on "
         "without it and publishes: run again with --run-id left to see how it ended, or cancel it: "
