@@ -20,13 +20,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """The errors of a disk that has no room."""
 
 
-def broken_off(error: BaseException, layout: RunLayout, *, interrupted: bool) -> RunError:
+def broken_off(error: BaseException, layout: RunLayout, *, interrupted: bool, overwrite: bool = False) -> RunError:
     """Return what is said of a run whose pipeline has raised.
 
     Args:
         error: What it raised.
         layout: The run.
         interrupted: Whether somebody has stopped this process.
+        overwrite: Whether the run replaces a published one.
     """
     # A runner hands back what a worker has raised, or a text of it.
     text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
@@ -38,7 +39,7 @@ def broken_off(error: BaseException, layout: RunLayout, *, interrupted: bool) ->
     how = "was interrupted" if interrupted else f"broke off: {cause}"
     return RunError(
         ExitCode.INTERRUPTED,
-        f"run {layout.run_id} {how}; finished files are kept, run again with --run-id {layout.run_id} to continue",
+        f"run {layout.run_id} {how}; finished files are kept, {layout.again(overwrite=overwrite)} to continue",
     )
 
 

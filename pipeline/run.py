@@ -228,7 +228,10 @@ def _find(request: RunRequest, layout: RunLayout, claim: RunClaim) -> str | None
         if not request.overwrite or _asks_for(request, pending):
             return f"run {layout.run_id} was scored before, and its publishing is complete now: {layout.output}"
     if is_published(layout) and not request.overwrite:
-        return f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+        found = f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+        if storage.stat(layout.staged_identity) is None:
+            return found
+        return f"{found}; an attempt to replace it has left its work in {layout.staging}: continue it with --overwrite"
     return None
 
 
@@ -470,7 +473,7 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
                 raise still_running(str(job), layout, cancelling(job)) from error
             if job is not None and isinstance(error, OSError):
                 raise out_of_sight(str(job), layout, error) from error
-            raise broken_off(error, layout, interrupted=interrupts.seen) from error
+            raise broken_off(error, layout, interrupted=interrupts.seen, overwrite=request.overwrite) from error
     return _counts(result, prepared.checked)
 
 

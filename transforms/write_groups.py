@@ -51,10 +51,13 @@ class _WriteGroupsDoFn(beam.DoFn):
         self._capacity = Capacity("write_scores_capacity_ms")
 
     def setup(self) -> None:
-        if self._layout is not None:
-            check_begun(self._layout)
+        self._has_checked = self._layout is None
 
     def start_bundle(self) -> None:
+        # Not in setup: what that raises never reaches Flink's runner (score_batches.py).
+        if self._layout is not None and not self._has_checked:
+            check_begun(self._layout)
+            self._has_checked = True
         self._writer = GroupWriter(self._tables, self._settings)
         self._capacity.start()
 
