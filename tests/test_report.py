@@ -371,6 +371,15 @@ def test_a_run_leaves_its_report(night: RunResult) -> None:
     assert main(["verify", layout.output]) == 0
 
 
+def test_a_counter_of_two_steps_is_their_sum(night: RunResult) -> None:
+    """Both tables are written, each by a step of its own: bytes and time are those of both."""
+    manifest = json.loads(Path(night.layout.manifest).read_text(encoding="utf-8"))
+    assert {entry["table"] for entry in manifest["files"]} == {"scores", "failures"}
+    assert night.counts["write_bytes"] == sum(entry["size_bytes"] for entry in manifest["files"])
+    own = night.counts["write_scores_ms"] + night.counts["write_failures_ms"]
+    assert night.counts["write_ms"] == pytest.approx(own, abs=4)  # each is cut to whole milliseconds
+
+
 def test_making_a_report_again_keeps_what_the_launcher_counted(night: RunResult) -> None:
     """Nothing but the time of the report is different."""
     layout = night.layout
