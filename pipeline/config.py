@@ -232,7 +232,10 @@ def _expand(value: Any, source: str) -> Any:
     def replace(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
         if found is None:
-            raise ConfigError(f"{source} uses ${{{match[1]}}}, and the environment variable is not set")
+            raise ConfigError(
+                f"{source} uses ${{{match[1]}}}, and the environment variable is not set; export {match[1]}=..., or "
+                "write the value there"
+            )
         return found
 
     return _VARIABLE.sub(replace, value)

@@ -134,6 +134,8 @@ def _pace(result: "RunResult") -> Iterator[tuple[str, str, float]]:
         return  # a cluster may have forgotten its counters, which is not a count of 0
     for step in ("read", "decode", "model", "write"):
         yield "run_thread_seconds", step, result.counts.get(f"{step}_ms", 0) / 1e3
+    if result.outcome.ledger.challenger_scored is not None:
+        yield "run_thread_seconds", "challenger", result.counts.get("challenge_model_ms", 0) / 1e3
     yield "run_read_bytes", "", result.counts.get("read_bytes", 0)
     yield "run_written_bytes", "", result.counts.get("write_bytes", 0)
 

@@ -43,6 +43,8 @@ def summary(result: RunResult) -> str:
         f"{rate:.1f} images/s"
     )
     spent = {step: result.counts.get(f"{step}_ms", 0) / 1e3 for step in ("read", "decode", "model", "write")}
+    if ledger.challenger_scored is not None:
+        spent["challenger"] = result.counts.get("challenge_model_ms", 0) / 1e3
     where = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in spent.items())
     lines.append(f"  spent in  {where} (summed over threads, they overlap)")
     if outcome.exit_code is ExitCode.PUBLISHED:

@@ -19,10 +19,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline import metrics_otlp
 from pipeline.cli import main
 from pipeline.metrics import METRICS, Ended
+from pipeline.run import RunResult
 from pipeline.run_metrics import MetricsPlan, leaving_metrics
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, write_config
 from transforms.errors import ConfigError, ExitCode, FailureCode, RunError
+from transforms.layout import RunLayout
+from transforms.ledger import Ledger
+from transforms.publishing import Outcome
 
 
 def read(path: Path) -> dict[str, float]:
@@ -92,6 +96,17 @@ class TestFile:
         assert night(place, tmp_path / "out", *told, "n3") == 0
         drift = read(file)
         assert (drift["run_drifted"], drift["run_drift_psi:class_mix"], drift["run_drift_psi:confidence"]) == (0, 0, 0)
+
+    def test_a_challenger_has_its_own_time(self) -> None:
+        """A night that a second model has made longer shows where; without one there is no such step."""
+        for scored, expected in ((199, [7.0]), (None, [])):
+            failed = None if scored is None else 1
+            ledger = Ledger(200, 0, 200, 200, 0, 0, challenger_scored=scored, challenger_failed=failed)
+            outcome = Outcome(ExitCode.PUBLISHED, "done", ledger, {})
+            counts = {"model_ms": 2000, "challenge_model_ms": 7000}
+            result = RunResult(RunLayout("/out", "n1"), outcome, None, 0, 1.0, 10.0, counts)
+            told = Ended("night.yaml", "/out", 0, 0.0, 12.0, result).values()
+            assert [value.value for value in told if value.labels.get("step") == "challenger"] == expected
 
     def test_a_night_that_cannot_begin_is_told(self, tmp_path: Path) -> None:
         """Not even its configuration can be read: exit code 2 stands in the file, with the name of the file."""
