@@ -120,11 +120,6 @@ PROFILES: dict[str, Profile] = {
                     "--sdk_worker_parallelism=1",
                     "one Python process a TaskManager: one model, and the bundles of its slots are threads of it",
                 ),
-                Flag(
-                    "--environment_cache_millis=60000",
-                    "without it the process ends with each stage, and the next one imports TensorFlow and loads the "
-                    "model anew",
-                ),
             ),
             (Needed("flink_master", "jobmanager:8081", "the address of the JobManager's REST server"),),
         ),

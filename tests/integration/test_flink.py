@@ -1,5 +1,6 @@
 """Whole runs on a real Flink cluster: the rows of a local run, whatever is killed meanwhile."""
 
+import base64
 import json
 import os
 import signal
@@ -7,12 +8,13 @@ import socket
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
+from apache_beam.coders import VarIntCoder
 
 from tests.conftest import ROOT
 from tests.integration.flink.cluster import HOME, FlinkCluster, is_at_work, wait_for
@@ -27,6 +29,10 @@ COPIES = 15
 JOB_SECONDS = 400.0
 SCORING = "WriteScores"
 """In the name of the step that loads, scores and writes."""
+SMALL = ["--parallelism=2"]
+"""For jobs of some images: half the tasks, which a job of 80 steps feels."""
+PUBLISHING = "PublishRun/Publish"
+"""In the name of the step that publishes."""
 Rows = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -109,13 +115,13 @@ def read_rows(layout: RunLayout, table: Table) -> dict[str, dict[str, Any]]:
 
 
 def launch(
-    cluster: FlinkCluster, config: Path, inputs: list[str], layout: RunLayout, parallelism: int | None = None
+    cluster: FlinkCluster, config: Path, inputs: list[str], layout: RunLayout, flags: Sequence[str] = ()
 ) -> "subprocess.Popen[str]":
-    """Start the command."""
+    """Start the command; flags come after those of the cluster."""
     arguments = [argument for source in inputs for argument in ("--input", source)]
     return subprocess.Popen(
         [sys.executable, "-m", "pipeline", "run", "--config", str(config), *arguments, "--output", layout.output,
-         "--run-id", layout.run_id, "--", *cluster.flags(parallelism)],
+         "--run-id", layout.run_id, "--", *cluster.flags(), *flags],
         cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -132,14 +138,31 @@ def job_of(cluster: FlinkCluster, run_id: str) -> dict[str, Any] | None:
     return next((job for job in cluster.jobs() if job["name"].startswith(f"score-images-{run_id}-")), None)
 
 
-def subtasks(cluster: FlinkCluster, run_id: str) -> list[dict[str, Any]]:
-    """The parts of the step of a job that scores."""
+def failed_steps(cluster: FlinkCluster, run_id: str) -> list[str]:
+    """The steps of a job that have failed and were started again, by Flink's own history."""
     job = job_of(cluster, run_id)
     assert job is not None
-    vertices = cluster.get(f"jobs/{job['jid']}")["vertices"]
-    (scoring,) = (vertex for vertex in vertices if SCORING in vertex["name"] and vertex["metrics"]["read-records"])
-    found: list[dict[str, Any]] = cluster.get(f"jobs/{job['jid']}/vertices/{scoring['id']}")["subtasks"]
-    return found
+    failures = cluster.get(f"jobs/{job['jid']}/exceptions")["exceptionHistory"]["entries"]
+    return [failure.get("taskName") or "" for failure in failures]
+
+
+def scored_by_task_manager(cluster: FlinkCluster, run_id: str) -> Counter[str]:
+    """How many images each TaskManager's worker has scored, by the counter that Flink keeps for each part of a step."""
+    job = job_of(cluster, run_id)
+    assert job is not None
+    shares: Counter[str] = Counter()
+    for vertex in cluster.get(f"jobs/{job['jid']}")["vertices"]:
+        if SCORING not in vertex["name"]:
+            continue
+        step = f"jobs/{job['jid']}/vertices/{vertex['id']}"
+        worked_at = {part["subtask"]: part["taskmanager-id"] for part in cluster.get(step)["subtasks"]}
+        for part in cluster.get(f"{step}/subtasks/accumulators")["subtasks"]:
+            for accumulator in part["user-accumulators"]:
+                for metric in json.loads(accumulator["value"])["metrics"]["attempted"]:
+                    if metric["labels"].get("NAME") == "scored_images":
+                        payload = base64.b64decode(metric["payload"])
+                        shares[worked_at[part["subtask"]]] += VarIntCoder().decode(payload)
+    return shares
 
 
 def check_exact(work: Work, layout: RunLayout, only: set[str] | None = None) -> None:
@@ -184,11 +207,9 @@ def test_rows_are_those_of_a_local_run_and_both_task_managers_score(
     out = finish(launch(cluster, work.config, work.all_images, layout))
     assert "run whole is published" in out
     check_exact(work, layout)
-    shares: Counter[str] = Counter()
-    for part in subtasks(cluster, "whole"):
-        shares[part["taskmanager-id"]] += part["metrics"]["read-records"]
+    shares = scored_by_task_manager(cluster, "whole")
+    total = len(work.rows["scores"])
     assert len(shares) == 2
-    total = len(work.rows["scores"]) + len(work.rows["failures"])
     assert sum(shares.values()) == total
     assert min(shares.values()) > total / 4
 
@@ -196,7 +217,7 @@ def test_rows_are_those_of_a_local_run_and_both_task_managers_score(
 def test_a_task_manager_that_is_killed_half_way_costs_no_row(work: Work, cluster: FlinkCluster, tmp_path: Path) -> None:
     """Kill -9, as when a machine dies: the other takes over, and what the lost attempt has staged goes."""
     layout = RunLayout(str(tmp_path / "out"), "machine")
-    process = launch(cluster, work.config, [work.some_images], layout, parallelism=2)
+    process = launch(cluster, work.config, [work.some_images], layout, SMALL)
     when(process, lambda: staged_files(layout) >= 4)
     lost = next(member for member in cluster.members if member.workers())
     left = lost.workers()
@@ -206,6 +227,7 @@ def test_a_task_manager_that_is_killed_half_way_costs_no_row(work: Work, cluster
         wait_for(lambda: not any(is_at_work(worker) for worker in left), 120, "the end of a worker")
         finish(process)
         check_exact(work, layout, work.some_paths)
+        assert any(SCORING in step for step in failed_steps(cluster, "machine"))
     finally:
         cluster.replace_task_manager(lost)
 
@@ -215,36 +237,40 @@ def test_a_python_worker_that_is_killed_half_way_costs_no_row(
 ) -> None:
     """Kill -9, as when a machine has no memory left."""
     layout = RunLayout(str(tmp_path / "out"), "worker")
-    process = launch(cluster, work.config, [work.some_images], layout)
+    process = launch(cluster, work.config, [work.some_images], layout, SMALL)
     when(process, lambda: staged_files(layout) >= 4)
-    # One of an earlier job may live on for a minute.
-    max(cluster.members[1].workers(), key=lambda worker: worker.create_time()).kill()
+    # The newest: one of an earlier job may not have ended yet.
+    workers = [worker for member in cluster.members for worker in member.workers()]
+    max(workers, key=lambda worker: worker.create_time()).kill()
     finish(process)
     check_exact(work, layout, work.some_paths)
+    assert any(SCORING in step for step in failed_steps(cluster, "worker"))
 
 
 def test_workers_that_are_killed_while_they_publish_are_followed_by_others_that_end_it(
     work: Work, cluster: FlinkCluster, tmp_path: Path
 ) -> None:
-    """All of them, when the plan is written: everything is scored again, and what the plan says is published."""
+    """All of them, when the plan is written: failures are written again, and what the plan says is published."""
     layout = RunLayout(str(tmp_path / "out"), "publish")
     settings = json.loads(work.config.read_text())
     settings["write"]["rows_per_file"] = 1
     config = tmp_path / "config.yaml"
     config.write_text(json.dumps(settings))
-    process = launch(cluster, config, [work.some_images], layout)
+    process = launch(cluster, config, [work.some_images], layout, SMALL)
     when(process, Path(layout.plan).exists, pause=0.001)
     for member in cluster.members:
         for worker in member.workers():
             worker.kill()
     finish(process)
     check_exact(work, layout, work.some_paths)
+    assert any(PUBLISHING in step for step in failed_steps(cluster, "publish"))
 
 
 def test_what_a_worker_stops_for_is_told_in_one_line(work: Work, cluster: FlinkCluster, tmp_path: Path) -> None:
     """Here, that its output is not the launcher's: exit code 2, and no traceback of Java around it."""
     layout = RunLayout(str(tmp_path / "out"), "elsewhere")
-    process = launch(cluster, work.config, [work.some_images], layout)
+    # Instead of five times as the cluster would.
+    process = launch(cluster, work.config, [work.some_images], layout, [*SMALL, "--number_of_execution_retries=1"])
     when(process, lambda: job_of(cluster, "elsewhere") is not None)
     Path(layout.staged_identity).unlink()
     _, errors = process.communicate(timeout=JOB_SECONDS)
@@ -281,7 +307,7 @@ def orphaned(work: Work, cluster: FlinkCluster, tmp_path_factory: pytest.TempPat
     config = folder / "config.yaml"
     config.write_text(json.dumps(settings))
     inputs = [work.some_images, str(poison(folder / "poison.jpg", "segfault"))]
-    process = launch(cluster, config, inputs, layout)
+    process = launch(cluster, config, inputs, layout, SMALL)
     when(process, lambda: job_of(cluster, "orphan") is not None)
     process.kill()
     process.communicate()

@@ -122,7 +122,6 @@ class FlinkCluster:
             f"--flink_job_server_jar={JOB_SERVER}",
             "--environment_type=EXTERNAL",
             f"--environment_config={WORKERS}:{self._pool_port}",
-            "--environment_cache_millis=60000",
             f"--parallelism={parallelism or self._wanted * self._slots}",
         ]
 
