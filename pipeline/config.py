@@ -30,6 +30,7 @@ from transforms.settings import (
     LoadSettings,
     ModelSettings,
     PreprocessSettings,
+    PriceSettings,
     ReportSettings,
     ResultSettings,
     Settings,
@@ -73,6 +74,8 @@ class RunConfig(Settings):
     """Photos whose probabilities are known, scored before each run."""
     report: ReportSettings = Field(default_factory=ReportSettings)
     """The report that every run leaves beside its manifest."""
+    prices: PriceSettings = Field(default_factory=PriceSettings)
+    """What a night costs, for its prediction."""
     input: InputSettings = Field(default_factory=InputSettings)
     """How inputs are listed."""
     decode: DecodeSettings = Field(default_factory=DecodeSettings)
@@ -229,7 +232,10 @@ def _expand(value: Any, source: str) -> Any:
     def replace(match: re.Match[str]) -> str:
         found = os.environ.get(match[1])
         if found is None:
-            raise ConfigError(f"{source} uses ${{{match[1]}}}, and the environment variable is not set")
+            raise ConfigError(
+                f"{source} uses ${{{match[1]}}}, and the environment variable is not set; export {match[1]}=..., or "
+                "write the value there"
+            )
         return found
 
     return _VARIABLE.sub(replace, value)

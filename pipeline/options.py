@@ -11,7 +11,7 @@ from typing import NamedTuple
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.runner import create_runner
 
-from pipeline.pairs import check_dataflow, check_local
+from pipeline.pairs import check_dataflow, check_flink, check_local
 from pipeline.profiles import PROFILES, Profile, Runner, check_needed, check_runner, merge_flags
 from transforms.errors import ConfigError
 from transforms.redaction import redact_flags
@@ -20,7 +20,8 @@ from transforms.redaction import redact_flags
 LOCAL_RUNNER = "FnApiRunner"
 # Where nobody says how many there are.
 _WORKERS = 16
-_PROCESSORS = re.compile(r"-(\d+)$")
+# n2-standard-16 has 16 processors, c3-standard-8-lssd has 8; n2-custom-4-16384 has 4, and 16 GB of memory.
+_PROCESSORS = re.compile(r"custom-(?P<custom>\d+)-\d|^(?!.*custom-).*-(?P<whole>\d+)(?:-lssd|-metal)?$")
 _RUNNERS: dict[str, Runner] = {
     "fnapirunner": "local",
     "directrunner": "local",
@@ -63,6 +64,8 @@ def find_flags(profile: str | None, flags: Sequence[str]) -> Flags:
         check_needed(chosen, options.get_all_options())
         if chosen.runner == "local":
             check_local(options.get_all_options(drop_default=True))
+        if chosen.runner == "flink":
+            check_flink(options.get_all_options())
     if runner_kind(options) == "dataflow":
         _require_gcp()
         check_dataflow(options.get_all_options())
@@ -133,9 +136,9 @@ def count_slots(options: PipelineOptions) -> int | None:
     parallelism, most, first = (found.get(name) or 0 for name in ("parallelism", "max_num_workers", "num_workers"))
     if parallelism > 0:
         return int(parallelism)
-    # n2-standard-16 has 16 processors.
     processors = _PROCESSORS.search(found.get("machine_type") or "")
-    return int(most or first or _WORKERS) * int(processors[1] if processors else 1)
+    each = int(processors["custom"] or processors["whole"]) if processors else 1
+    return int(most or first or _WORKERS) * each
 
 
 @cache

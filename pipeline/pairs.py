@@ -84,18 +84,43 @@ def check_local(values: Mapping[str, Any]) -> None:
         )
 
 
-def check_device(device: str, values: Mapping[str, Any]) -> None:
-    """Refuse a model.device that the workers of a Dataflow job do not have, or whose GPU it would leave idle."""
+def check_flink(values: Mapping[str, Any]) -> None:
+    """Refuse workers of Flink that nobody can start.
+
+    Args:
+        values: Beam's options by name, as they will be used.
+    """
+    kind = values.get("environment_type")
+    if kind in ("DOCKER", "EXTERNAL", "PROCESS") and not values.get("environment_config"):
+        needs = {
+            "DOCKER": "the image of this version of score-images (registry/score-images:0.1.0): Beam's own lacks it",
+            "EXTERNAL": "where the pool listens (localhost:50000)",
+            "PROCESS": 'the command that starts a worker ({"command": "/opt/boot"})',
+        }
+        raise ConfigError(f"--environment_type={kind} needs --environment_config: {needs[kind]}")
+
+
+def check_device(device: str, values: Mapping[str, Any], setting: str = "model.device") -> None:
+    """Refuse a model's device that the workers of a Dataflow job do not have, or whose GPU it would leave idle.
+
+    Args:
+        device: As the configuration says it.
+        values: Beam's options by name.
+        setting: Where the configuration says it.
+
+    Raises:
+        ConfigError: The workers have no such device, or have GPUs in vain.
+    """
     gpus = bool(find_accelerators(values)) or _hints_gpu(values)
     if gpus and device == "cpu":
         raise ConfigError(
-            "model.device is cpu, and the workers have GPUs, which would cost and do nothing; take model.device: auto, "
+            f"{setting} is cpu, and the workers have GPUs, which would cost and do nothing; take {setting}: auto, "
             "or --profile dataflow-cpu"
         )
     if not gpus and device.startswith("gpu"):
         raise ConfigError(
-            f"model.device is {device}, and the workers of this job have no GPU; take --profile dataflow-gpu, or "
-            "model.device: auto"
+            f"{setting} is {device}, and the workers of this job have no GPU; take --profile dataflow-gpu, or "
+            f"{setting}: auto"
         )
 
 

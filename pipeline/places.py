@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pipeline.config import RunConfig
 from pipeline.options import Flags, runner_kind
 from pipeline.pairs import check_device, check_reachable
+from transforms.settings import LabelSettings, ModelSettings
 
 
 def check_places_of_workers(
@@ -25,7 +26,10 @@ def check_places_of_workers(
     places = list(_places(config, inputs, output))
     if runner_kind(flags.options) == "dataflow":
         check_reachable(places, cluster=False)
-        check_device(config.model.device, flags.options.get_all_options())
+        values = flags.options.get_all_options()
+        check_device(config.model.device, values)
+        if config.challenger is not None:
+            check_device(config.challenger.model.device, values, "challenger.model.device")
     elif flags.profile is not None and flags.profile.runner == "flink" and not shared_disk:
         check_reachable(places, cluster=True)
 
@@ -34,8 +38,16 @@ def _places(config: RunConfig, inputs: Sequence[str], output: str) -> Iterator[t
     """Yield what workers open; golden images are the launcher's alone."""
     yield from (("input", text.removeprefix("@")) for text in inputs)
     yield "output", output
-    yield "model.path", config.model.path
-    if config.labels.path is not None:
-        yield "labels.path", config.labels.path
-    if isinstance(config.labels.thresholds, str):
-        yield "labels.thresholds", config.labels.thresholds
+    yield from _places_of_model("", config.model, config.labels)
+    if config.challenger is not None:
+        yield from _places_of_model("challenger.", config.challenger.model, config.challenger.labels)
+
+
+def _places_of_model(section: str, model: ModelSettings, labels: LabelSettings | None) -> Iterator[tuple[str, str]]:
+    yield f"{section}model.path", model.path
+    if labels is None:
+        return  # a challenger's are those of the first model
+    if labels.path is not None:
+        yield f"{section}labels.path", labels.path
+    if isinstance(labels.thresholds, str):
+        yield f"{section}labels.thresholds", labels.thresholds

@@ -15,6 +15,9 @@ Runner = Literal["local", "flink", "dataflow"]
 LIST_FLAGS = frozenset({"experiments", "dataflow_service_options"})
 """Flags whose entries are merged; Beam takes them several times, or separated by commas."""
 
+# What the first means depends on the second: the address of a pool would be taken for the name of a Docker image.
+_BELONGS_TO = {"environment_config": "environment_type"}
+
 
 class Flag(NamedTuple):
     """One flag of a profile."""
@@ -209,6 +212,11 @@ class Given(NamedTuple):
     entries: tuple[str, ...]
     """Of a flag that holds a list."""
 
+    @property
+    def value(self) -> str:
+        """What follows its name; nothing for a switch."""
+        return " ".join(filter(None, (self.words[0].partition("=")[2], *self.words[1:])))
+
 
 def read_flags(flags: Sequence[str], names: Mapping[str, str]) -> list[Given]:
     """Split a command line into its flags.
@@ -238,8 +246,8 @@ def read_flags(flags: Sequence[str], names: Mapping[str, str]) -> list[Given]:
 def merge_flags(profile: Profile, flags: Sequence[str], names: Mapping[str, str]) -> list[str]:
     """Return the flags of a profile and those that a user gives, which win.
 
-    A flag of the profile that the user gives too is left out. Lists are merged: an entry of the profile is left out
-    where the user gives another one of that key, or its opposite (`no_...`).
+    A flag of the profile that the user gives too is left out, and one that means something else then. Lists are merged:
+    an entry of the profile is left out where the user gives another one of that key, or its opposite (`no_...`).
 
     >>> names = {"--experiments": "experiments"}
     >>> merge_flags(PROFILES["dataflow-cpu"], ["--experiments=shuffle_mode=service", "--machine_type=c3-standard-4"],
@@ -247,16 +255,20 @@ def merge_flags(profile: Profile, flags: Sequence[str], names: Mapping[str, str]
     ['--experiments=no_use_multiple_sdk_containers', '--number_of_worker_harness_threads=2', '--num_workers=1']
     """
     users = read_flags(flags, names)
-    named = {given.name for given in users}
+    named = {given.name: given.value for given in users}
     keys = {_key(entry) for given in users for entry in given.entries}
+    profiles = read_flags([flag.text for flag in profile.flags], names)
+    ours_named = {given.name: given.value for given in profiles}
     merged = []
-    for ours in read_flags([flag.text for flag in profile.flags], names):
+    for ours in profiles:
         if ours.name in LIST_FLAGS:
             kept = [entry for entry in ours.entries if _key(entry) not in keys]
             if kept:
                 merged.append(f"--{ours.name}={','.join(kept)}")
         elif ours.name not in named:
-            merged += ours.words
+            other = _BELONGS_TO.get(ours.name, ours.name)
+            if named.get(other, ours_named.get(other)) == ours_named.get(other):
+                merged += ours.words
     return [*merged, *flags]
 
 

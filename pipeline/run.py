@@ -5,6 +5,7 @@ import importlib.metadata
 import logging
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -228,7 +229,10 @@ def _find(request: RunRequest, layout: RunLayout, claim: RunClaim) -> str | None
         if not request.overwrite or _asks_for(request, pending):
             return f"run {layout.run_id} was scored before, and its publishing is complete now: {layout.output}"
     if is_published(layout) and not request.overwrite:
-        return f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+        found = f"run {layout.run_id} is already published in {layout.output}: nothing was done"
+        if storage.stat(layout.staged_identity) is None:
+            return found
+        return f"{found}; an attempt to replace it has left its work in {layout.staging}: continue it with --overwrite"
     return None
 
 
@@ -452,7 +456,9 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
     pipeline = build_pipeline(request, prepared.checked, prepared.adopted)
     watch = request.show_progress and is_in_process(options)
     job: Job | None = None
-    progress = ShowProgress(observe.process_counts, prepared.adopted.rows) if watch else contextlib.nullcontext()
+    progress = (
+        ShowProgress(observe.process_counts, prepared.adopted.rows, layout) if watch else contextlib.nullcontext()
+    )
     with Interrupts() as interrupts:
         try:
             with progress:
@@ -461,14 +467,14 @@ def _launch(request: RunRequest, prepared: Prepared) -> dict[str, int]:
                     job = submitted
                     _LOG.info("job %s is submitted: it publishes also without this process", job)
                 wait_for_end(result)
-        except ConfigError:
-            raise  # the engine has not taken it
         except (Exception, KeyboardInterrupt) as error:
+            if isinstance(error, ConfigError) and prepared.checked.job is not None:
+                raise  # the engine has not taken it; a local run has it from a worker
             if job is not None and interrupts.seen:
                 raise still_running(str(job), layout, cancelling(job)) from error
             if job is not None and isinstance(error, OSError):
                 raise out_of_sight(str(job), layout, error) from error
-            raise broken_off(error, layout, interrupted=interrupts.seen) from error
+            raise broken_off(error, layout, interrupted=interrupts.seen, overwrite=request.overwrite) from error
     return _counts(result, prepared.checked)
 
 
@@ -481,4 +487,8 @@ def _counts(result: PipelineResult, checked: Checked) -> dict[str, int]:
         # The run is published or refused all the same; a cluster may forget a job that has ended.
         _LOG.warning("job %s has ended, and its counters cannot be read: %s", checked.job, error)
         return {}
-    return {counter.key.metric.name: counter.result for counter in counters}
+    # One result a step: what two steps count under one name, as the writing of two tables, adds up.
+    counts: Counter[str] = Counter()
+    for counter in counters:
+        counts[counter.key.metric.name] += counter.result
+    return dict(counts)

@@ -1,5 +1,6 @@
-"""What is printed when a run is over."""
+"""What is printed when a run is over, for a person or as one line of JSON."""
 
+import json
 import re
 import shlex
 
@@ -42,6 +43,8 @@ def summary(result: RunResult) -> str:
         f"{rate:.1f} images/s"
     )
     spent = {step: result.counts.get(f"{step}_ms", 0) / 1e3 for step in ("read", "decode", "model", "write")}
+    if ledger.challenger_scored is not None:
+        spent["challenger"] = result.counts.get("challenge_model_ms", 0) / 1e3
     where = ", ".join(f"{step} {seconds:.1f} s" for step, seconds in spent.items())
     lines.append(f"  spent in  {where} (summed over threads, they overlap)")
     if outcome.exit_code is ExitCode.PUBLISHED:
@@ -56,6 +59,34 @@ def summary(result: RunResult) -> str:
     else:
         lines += report
     return "\n".join(lines)
+
+
+def outcome_json(result: RunResult) -> str:
+    """Return what `summary` says as one line of JSON, for programs."""
+    layout, outcome = result.layout, result.outcome
+    published = outcome.exit_code is ExitCode.PUBLISHED
+    with_challenger = outcome.ledger.challenger_scored is not None
+    said = {
+        "run_id": layout.run_id,
+        "output": layout.output,
+        "exit_code": int(outcome.exit_code),
+        "message": outcome.message if result.found is None else result.found,
+        "found": result.found is not None,
+        "ledger": {name: count for name, count in outcome.ledger._asdict().items() if count is not None},
+        "failures_by_code": outcome.failures_by_code,
+        "health": outcome.health or None,
+        "drifted": outcome.drifted,
+        "adopted_images": result.adopted,
+        "startup_seconds": round(result.startup_seconds, 3),
+        "pipeline_seconds": round(result.pipeline_seconds, 3),
+        "counters": result.counts,
+        "scores": layout.published_table("scores") if published else None,
+        "failures": layout.published_table("failures") if published else None,
+        "scores_challenger": layout.published_table("scores_challenger") if published and with_challenger else None,
+        "manifest": layout.manifest if published else None,
+        "report": result.report,
+    }
+    return json.dumps({key: tell(value) if isinstance(value, str) else value for key, value in said.items()})
 
 
 def _challenger_places(result: RunResult) -> list[str]:

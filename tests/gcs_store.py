@@ -24,15 +24,11 @@ from transforms import storage
 
 @pytest.fixture(scope="session")
 def gcs_endpoint() -> Iterator[str]:
-    """The address of gcp-storage-emulator, which keeps its objects in memory."""
-    server = _start()
-    yield f"http://127.0.0.1:{server._api._httpd.server_address[1]}"
-    server.stop()
+    """The address of gcp-storage-emulator, which keeps its objects in memory.
 
-
-@pytest.fixture(scope="session")
-def gcs_process() -> Iterator[str]:
-    """The address of such a store in another process."""
+    In a process of its own: GcsFileSystem holds the interpreter's lock while it opens a file, and a server in the same
+    process could not answer.
+    """
     pytest.importorskip("gcp_storage_emulator.server", reason="gcp-storage-emulator is not installed")
     command = [sys.executable, "-m", "tests.gcs_store"]
     with subprocess.Popen(command, cwd=Path(__file__).parent.parent, stdout=subprocess.PIPE, text=True) as process:

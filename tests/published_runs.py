@@ -42,6 +42,7 @@ def publish_scores(
     max_failure_rate: float = 1.0,
     health: HealthSettings | None = None,
     publish_anyway: bool = False,
+    overwrite: bool = False,
     since_run: dict[str, Any] | None = None,
     versions: Sequence[str] | None = None,
     model_id: str = "toy@1",
@@ -69,6 +70,7 @@ def publish_scores(
         max_failure_rate: Over it the run is refused.
         health: What its answers are compared with; None for nothing.
         publish_anyway: As --publish-anyway.
+        overwrite: Replace the published run of that id.
         since_run: What the manifest says of the runs that it follows.
         versions: Of the images, N; None for the same for all.
         model_id: What is said to have scored it.
@@ -144,6 +146,7 @@ def publish_scores(
         metadata,
         manifest,
         publish_anyway=publish_anyway,
+        overwrite=overwrite,
         health=plan if with_distributions else None,
     )
     count = len(p) + len(failed)

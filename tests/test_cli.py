@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import cli
 from pipeline.broken_off import Interrupts
 from pipeline.cli import main
+from pipeline.logs import PlainFormatter
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos
 
@@ -241,7 +241,7 @@ def test_flags_given_in_the_wrong_place_are_refused_without_their_secrets(
 
 def log_of(name: str, *message: object, error: Exception | None = None) -> list[str]:
     """Return the lines that the command's log has of a record."""
-    formatter = cli._PlainFormatter("%(levelname)s %(message)s")
+    formatter = PlainFormatter("%(levelname)s %(message)s")
     logger = logging.getLogger(name)
     about = (type(error), error, error.__traceback__) if error is not None else None
     record = logger.makeRecord(name, logging.ERROR, __file__, 1, message[0], message[1:], about)

@@ -209,6 +209,12 @@ def test_independent_labels_move_by_their_largest_change(tmp_path: Path) -> None
     assert found.movement == "largest change of a label's probability"
     assert found.movements[0].image_path == "3.png"
     assert found.movements[0].change == pytest.approx(abs(2 * p[3, 1] - 1), abs=1e-6)
+    # The label that moved, and not the strongest one, which may not have moved at all.
+    first = found.movements[0]
+    moved = (first.label, first.label_before, first.label_now)
+    assert moved == ("dog", pytest.approx(p[3, 1], abs=1e-6), pytest.approx(q[3, 1], abs=1e-6))
+    line = f"{first.change:.3f}  dog {p[3, 1]:.3f} -> {q[3, 1]:.3f}  3.png"
+    assert line in comparison_text(found, 3)
 
 
 def test_empty_runs_are_compared(tmp_path: Path) -> None:

@@ -22,8 +22,8 @@ from transforms.settings import CalibrationSettings
 ROOT = Path(__file__).parent.parent
 LEAST = "model: {path: m}\npreprocess: {value_range: 0_1}\n"
 SECTIONS = (
-    "model, labels, preprocess, calibration, challenger, results, limits, health, golden, report, input, decode, load, "
-    "batch, write"
+    "model, labels, preprocess, calibration, challenger, results, limits, health, golden, report, prices, input, "
+    "decode, load, batch, write"
 )
 CODES = ", ".join(FailureCode)
 
@@ -213,11 +213,10 @@ class TestVariables:
         """In the file and in an override; an empty one is set."""
         monkeypatch.delenv("NOT_SET", raising=False)
         file.write_text(LEAST.replace("m}", "'${NOT_SET}'}"))
-        assert refusal(file) == " uses ${NOT_SET}, and the environment variable is not set"
+        told = "uses ${NOT_SET}, and the environment variable is not set; export NOT_SET=..., or write the value there"
+        assert refusal(file) == f" {told}"
         file.write_text(LEAST)
-        assert refusal(file, "model.name=${NOT_SET}") == (
-            "--set model.name=${NOT_SET} uses ${NOT_SET}, and the environment variable is not set"
-        )
+        assert refusal(file, "model.name=${NOT_SET}") == f"--set model.name=${{NOT_SET}} {told}"
         monkeypatch.setenv("NOT_SET", "")
         assert load_config(file, ["model.name='${NOT_SET}'"]).model.name == ""
 

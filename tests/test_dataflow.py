@@ -44,7 +44,7 @@ STEPS = ["ListImages", "ScoreImages", "WriteScores", "WriteFailures", "PublishRu
 
 
 @pytest.fixture(scope="module")
-def bucket(gcs_process: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def bucket(gcs_endpoint: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A bucket with a model, photos and one broken photo."""
     from tests.gcs_store import make_gcs_bucket, use_gcs  # pytest has to import it first, as a plugin
 
@@ -53,8 +53,8 @@ def bucket(gcs_process: str, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     make_photos(folder / "photos", PHOTOS)
     (folder / "photos" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     patch = pytest.MonkeyPatch()
-    use_gcs(patch, gcs_process)
-    url = make_gcs_bucket(gcs_process)
+    use_gcs(patch, gcs_endpoint)
+    url = make_gcs_bucket(gcs_endpoint)
     for path in folder.rglob("*"):
         if path.is_file():
             storage.write_bytes(f"{url}/{path.relative_to(folder)}", path.read_bytes())
@@ -360,7 +360,9 @@ def test_an_interrupt_ends_the_waiting_and_not_the_job(
     idle_api.end(job, "JOB_STATE_CANCELLED")
     while not any(request.partition("?")[0].endswith(job.job_id) for request in idle_api.requests[asked:]):
         time.sleep(0.05)
-    last = capsys.readouterr().err.strip().splitlines()[-1]
+    *_, last, again = capsys.readouterr().err.strip().splitlines()
+    assert again.startswith("  run again: ")
+    assert "--run-id left" in again
     assert last == (
         f"score-images: the launcher of run left was interrupted; its job {job.body['name']} {job.job_id} goes on "
         "without it and publishes: run again with --run-id left to see how it ended, or cancel it: "

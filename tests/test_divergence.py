@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
-from scipy.stats import chi2
+from scipy.stats import binom, chi2, hypergeom
 
 from transforms.divergence import (
     CHANCE,
@@ -19,6 +19,7 @@ from transforms.divergence import (
     diverge,
     jensen_shannon,
     level_groups,
+    log_chance,
     merge,
     population_stability_index,
     rare_groups,
@@ -165,3 +166,27 @@ def test_small_samples_far_apart_may_be_chance() -> None:
     """The same shares: of 20 rows nothing is proven, of 2,000 it is."""
     assert diverge([8, 12], [12, 8]).by_chance
     assert not diverge([800, 1200], [1200, 800]).by_chance
+
+
+@given(st.integers(0, 300), st.integers(0, 300), st.integers(1, 10**6), st.integers(1, 10**6))
+def test_chance_of_a_share_is_a_close_bound_of_the_exact_tail(a: int, b: int, more_a: int, more_b: int) -> None:
+    """At least the binomial tail on the side of the mean where it lies, and where it matters at most half more."""
+    rows_a, rows_b = a + more_a, b + more_b
+    share = rows_b / (rows_a + rows_b)
+    tail = binom.logsf(b - 1, a + b, share) if b >= (a + b) * share else binom.logcdf(b, a + b, share)
+    found = log_chance(a, b, rows_a, rows_b)
+    assert found <= 0
+    if tail < -600:  # scipy takes the logarithm of a number that a float hardly holds
+        assert found < -590
+        return
+    assert found >= tail - 1e-6 * max(1, abs(tail))
+    if tail < math.log(1e-3):
+        assert found <= tail + math.log(1.5)
+
+
+def test_chance_of_a_share_is_no_less_than_that_of_drawing_without_putting_back() -> None:
+    """Which is what two samples of one population do, given the rows of a group in both: the groups share them out."""
+    for a, b, rows_a, rows_b in ((2, 14, 40, 60), (30, 5, 50, 50), (90, 160, 200, 200), (0, 6, 1_000, 100)):
+        drawn = hypergeom(rows_a + rows_b, a + b, rows_b)
+        exact = drawn.logsf(b - 1) if b * rows_a >= a * rows_b else drawn.logcdf(b)
+        assert log_chance(a, b, rows_a, rows_b) >= exact

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -30,6 +31,14 @@ def answers(
     summary = summarise(softmax(logits), 1)
     columns = (summary.top_k.index[:, 0], summary.top_k.probability[:, 0], summary.margin, summary.entropy)
     batch = pa.record_batch([pa.array(column) for column in columns], names=list(COLUMNS))
+    return count(batch, labels, independent=False)
+
+
+def drawn(mix: npt.ArrayLike, images: int, seed: int, labels: Sequence[str]) -> Distributions:
+    """Answers whose classes are drawn, all of the same confidence."""
+    index = np.random.default_rng(seed).choice(len(labels), images, p=np.asarray(mix) / np.sum(mix)).astype(np.int32)
+    same = pa.array(np.full(images, 0.5, np.float32))
+    batch = pa.record_batch([pa.array(index), same, same, same], names=list(COLUMNS))
     return count(batch, labels, independent=False)
 
 
@@ -70,6 +79,30 @@ def test_two_samples_of_one_population_pass(images: int) -> None:
     ]
     assert all(health.judged for health in found)
     assert sum(bool(health.breaches) for health in found) <= 1
+
+
+@pytest.mark.parametrize(("before", "now"), [(200, 50_000), (50_000, 200), (1_000, 50_000)])
+def test_a_small_night_of_many_classes_passes_beside_a_large_one(before: int, now: int) -> None:
+    """A class with two of 200 images has 1%, though it has 0.05% of all: of a thousand classes some always do."""
+    rng = np.random.default_rng(3)
+    labels, found = [str(number) for number in range(1_000)], []
+    for seed in range(20):
+        mix = rng.dirichlet(np.ones(1_000))
+        nights = [drawn(mix, images, 2 * seed + place, labels) for place, images in enumerate((before, now))]
+        found.append(judge(nights[1], plan(nights[0])))
+    assert all(health.judged for health in found)
+    assert sum(bool(health.breaches) for health in found) == 0
+
+
+def test_a_class_that_has_surely_grown_is_seen_in_a_small_night() -> None:
+    """Twenty of 200 images, of which a large night has one in a hundred."""
+    labels = [str(number) for number in range(100)]
+    mix = np.ones(100)
+    before = drawn(mix, 50_000, 1, labels)
+    mix[7] = 11
+    health = judge(drawn(mix, 200, 2, labels), plan(before))
+    assert "max_class_ratio" in passed(health)
+    assert health.moved[0].label == "7"
 
 
 def test_one_class_tripled_is_drift() -> None:

@@ -121,6 +121,16 @@ def test_publish_anyway_opens_the_gate_and_records_it(tmp_path: Path) -> None:
     assert manifest_of(tmp_path, "third")["health"]["overridden"] is False
 
 
+def test_a_closed_gate_before_a_replacement_says_how_it_is_opened(tmp_path: Path) -> None:
+    """--publish-anyway alone would find the old run published, and do nothing."""
+    publish_night(tmp_path, "first", night(1))
+    outcome = publish_night(tmp_path, "first", night(2, sure=0.5), health=REFUSE, overwrite=True)
+    assert outcome.exit_code == ExitCode.HEALTH_GATE_CLOSED
+    assert "if the images have really changed, run again with --run-id first --overwrite --publish-any" in (
+        outcome.message
+    )
+
+
 def test_limits_on_failures_come_before_the_gate(tmp_path: Path) -> None:
     """Exit 3, not 5: of a night with too many failures the answers say little."""
     publish_night(tmp_path, "first", night(1))

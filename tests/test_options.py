@@ -56,6 +56,10 @@ def test_workers_are_in_this_process_or_not(flags: list[str], inside: bool) -> N
         (["--runner=PortableRunner"], 16),
         (["--runner=DataflowRunner", "--num_workers=3"], 3),
         (["--runner=DataflowRunner", "--num_workers=3", "--max_num_workers=40", "--machine_type=n2-standard-16"], 640),
+        (["--runner=DataflowRunner", "--num_workers=3", "--machine_type=n2-custom-4-16384"], 12),  # MB of memory last
+        (["--runner=DataflowRunner", "--num_workers=3", "--machine_type=custom-4-16384-ext"], 12),
+        (["--runner=DataflowRunner", "--num_workers=3", "--machine_type=c3-standard-8-lssd"], 24),
+        (["--runner=DataflowRunner", "--num_workers=3", "--machine_type=e2-custom-micro-1024"], 3),
     ],
 )
 def test_slots_are_what_the_runner_works_on_at_a_time(flags: list[str], slots: int | None) -> None:

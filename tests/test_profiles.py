@@ -47,6 +47,20 @@ def test_what_a_user_gives_wins_in_every_spelling() -> None:
         assert flags[-len(theirs) :] == theirs
 
 
+def test_the_address_of_a_pool_is_no_image() -> None:
+    """Where the user starts workers another way, the profile's address goes; what the new way needs is asked for."""
+    master = "--flink_master=jobmanager:8081"
+    pool = "--environment_config=localhost:50000"
+    assert pool in merged("flink", "--environment_type=EXTERNAL")
+    assert pool not in merged("flink", "--environment_type", "LOOPBACK")
+    assert find_flags("flink", [master, "--environment_type=LOOPBACK"]).options
+    for kind, needed in (("DOCKER", "the image of this version of score-"), ("PROCESS", "the command that starts a w")):
+        with pytest.raises(ConfigError, match=f"--environment_type={kind} needs --environment_config: {needed}"):
+            find_flags("flink", [master, f"--environment_type={kind}"])
+    image = "--environment_config=registry/score-images:0.1.0"
+    assert find_flags("flink", [master, "--environment_type=DOCKER", image]).words[-1] == image
+
+
 def test_lists_are_merged_entry_by_entry() -> None:
     """An entry of the profile stays unless the user gives another of its key, or its opposite."""
     single = "--experiments=no_use_multiple_sdk_containers"

@@ -1,4 +1,4 @@
-"""How far a run is: the line, the rate, the time left; the bar and the log."""
+"""How far a run is: the line, the rate, the time left; the view and the log."""
 
 import io
 import logging
@@ -9,9 +9,11 @@ from itertools import pairwise
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from pipeline import progress
-from pipeline.progress import ShowProgress, failed_images, progress_line
+from pipeline.live_view import duration
+from pipeline.progress import ShowProgress, failed_images, look_at, progress_line
 
 
 class Clock:
@@ -56,7 +58,7 @@ def console(terminal: bool) -> Console:
 )  # fmt: skip
 def test_line_says_how_far_a_run_is(counts: dict[str, int], adopted: int, rate: float, line: str) -> None:
     """Listed, scored with what was adopted, failed anywhere, and the time that is left."""
-    assert progress_line(counts, adopted, rate) == line
+    assert progress_line(look_at(counts, adopted, rate)) == line
 
 
 @pytest.mark.parametrize(
@@ -68,7 +70,7 @@ def test_line_says_how_far_a_run_is(counts: dict[str, int], adopted: int, rate: 
 )  # fmt: skip
 def test_durations_read_well(seconds: float, text: str) -> None:
     """Never 60 s, never 60 min."""
-    assert progress._duration(seconds) == text
+    assert duration(seconds) == text
 
 
 def test_failures_of_every_step_count() -> None:
@@ -113,13 +115,13 @@ class TestRate:
             clock.now += 0.5
             show.line()
         assert len(show._history) <= 122
-        assert all(earlier[0] < later[0] for earlier, later in pairwise(show._history))
+        assert all(earlier.at < later.at for earlier, later in pairwise(show._history))
 
 
 class TestShowing:
-    def test_terminal_gets_a_bar(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """It moves, shows the line, and is gone at the end."""
-        monkeypatch.setattr(progress, "_BAR_SECONDS", 0.01)
+    def test_terminal_gets_a_view(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It moves, shows the counts, and is gone at the end."""
+        monkeypatch.setattr(progress, "_VIEW_SECONDS", 0.01)
         seen = threading.Event()
 
         def counts() -> dict[str, int]:
@@ -129,9 +131,8 @@ class TestShowing:
         screen = console(True)
         with ShowProgress(counts, console=screen):
             assert seen.wait(10)
-            time.sleep(0.3)  # the bar is drawn ten times a second
         text = screen.file.getvalue()  # type: ignore[attr-defined]
-        assert "listed 8, scored 4, failed 0" in text
+        assert "4 scored, 0 failed, 0 skipped of 8 listed" in Text.from_ansi(text).plain
         assert text.rstrip().endswith("\x1b[2K")  # the line is wiped
 
     def test_log_gets_lines(self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

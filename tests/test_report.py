@@ -171,8 +171,34 @@ def test_the_report_says_what_the_health_gate_found(tmp_path: Path, on_drift: Li
     assert "The answers have drifted from run monday" in page
     assert "75% → 25%" in page
     assert ("refused: the health gate is closed" in page) == run.refused
+    assert ("published, drifted" in page) != run.refused
     write_report(find_ended(str(tmp_path), "monday"), thumbnails=0)
     assert "The answers are not judged: " in page_of(tmp_path, "monday").text
+
+
+def test_a_run_that_was_published_in_spite_of_its_drift_says_so_first(tmp_path: Path) -> None:
+    """Not a green "published": somebody has overridden the gate."""
+    paths = [f"/{number}.png" for number in range(40)]
+    health = HealthSettings(baseline="latest", min_images=10, on_drift="refuse")
+    for run_id, cats in (("monday", 30), ("tuesday", 10)):
+        probabilities = [[0.9, 0.1]] * cats + [[0.2, 0.8]] * (40 - cats)
+        publish_scores(tmp_path, paths, probabilities, run_id=run_id, health=health, publish_anyway=True)
+    write_report(find_ended(str(tmp_path), "tuesday"), thumbnails=0)
+    page = page_of(tmp_path, "tuesday").text
+    assert "Run tuesday published in spite of the health gate" in page
+    assert "The answers have drifted from run monday" in page
+
+
+def test_small_means_are_those_of_the_rows(tmp_path: Path) -> None:
+    """Of a thousand classes the margins may all lie in the first bin of a hundred: its middle is not their mean."""
+    probabilities = [[0.001, 0.0008, *[0.9982 / 998] * 998]] * 3
+    publish_scores(tmp_path, [f"/{number}.png" for number in range(3)], probabilities, top_k=2)
+    write_report(find_ended(str(tmp_path)), thumbnails=0)
+    said = json_of(tmp_path, "night")["means"]
+    expected = 0.9982 / 998
+    assert said["confidence"] == pytest.approx(expected, rel=1e-5)
+    assert said["margin"] == pytest.approx(0, abs=1e-6)
+    assert "0.001 in the mean" in page_of(tmp_path, "night").text
 
 
 def test_the_report_compares_a_challenger(tmp_path: Path) -> None:
@@ -201,6 +227,7 @@ def test_the_report_compares_a_challenger(tmp_path: Path) -> None:
     assert "rival@2 has scored the same images." in page
     assert "80% agree of 5 compared" in page
     assert "1 failed 1 model_error" in page
+    assert "Where they differ" in page
     table = (ROOT / "docs" / "report.md").read_text(encoding="utf-8").split("## report.json")[1]
     assert all(f"`{key}`" in table for key in (*found, *found["flips"][0], "distributions"))
 
@@ -249,6 +276,13 @@ def test_a_damaged_run_is_one_line(output: Path, spoil: Callable[[Path], object]
     with pytest.raises(ConfigError, match=message):
         write_report(find_ended(str(output)))
     assert main(["report", str(output)]) == 2
+
+
+def test_a_folder_of_refused_runs_says_how_to_name_one(tmp_path: Path) -> None:
+    """There is no newest published run, and the refused one is what somebody wants to see."""
+    publish_scores(tmp_path, ["/a.png"], [[0.4, 0.6]], failed=["/b.png"], max_failure_rate=0.1, run_id="night")
+    with pytest.raises(InputError, match="none was ever published .*--run-id names a run that was refused"):
+        find_ended(str(tmp_path))
 
 
 def test_a_run_that_is_not_there_is_named(output: Path) -> None:
@@ -335,6 +369,15 @@ def test_a_run_leaves_its_report(night: RunResult) -> None:
     assert [row["margin"] for row in said["least_certain"]["images"]] == sorted(margins)[:4]
     assert page_of(layout.output, layout.run_id).tags.count("img") == 4
     assert main(["verify", layout.output]) == 0
+
+
+def test_a_counter_of_two_steps_is_their_sum(night: RunResult) -> None:
+    """Both tables are written, each by a step of its own: bytes and time are those of both."""
+    manifest = json.loads(Path(night.layout.manifest).read_text(encoding="utf-8"))
+    assert {entry["table"] for entry in manifest["files"]} == {"scores", "failures"}
+    assert night.counts["write_bytes"] == sum(entry["size_bytes"] for entry in manifest["files"])
+    own = night.counts["write_scores_ms"] + night.counts["write_failures_ms"]
+    assert night.counts["write_ms"] == pytest.approx(own, abs=4)  # each is cut to whole milliseconds
 
 
 def test_making_a_report_again_keeps_what_the_launcher_counted(night: RunResult) -> None:

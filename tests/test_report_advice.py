@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pipeline.after.report_advice import Spent, advise, use_of
 
-STEPS = ("read_ms", "decode_ms", "model_ms", "write_ms")
+STEPS = ("read_ms", "decode_ms", "model_ms", "write_scores_ms")
 CAPACITIES = ("load_capacity_ms", "model_capacity_ms", "write_scores_capacity_ms")
 
 
@@ -75,14 +75,39 @@ def spent(*counts: int, on_gpu: bool = False, seconds: float = 10.0) -> Spent:
         (
             (0, 0, 0, 0, 0, 0, 0),
             "nothing",
-            "Nothing limits: reading was at work most, 0% of the time. In a run of 10 s, listing and the start and "
-            "end of the pipeline count; a longer one tells.",
+            "Nothing limits: loading, scoring and writing took 0 s of the 10 s; listing and the start and end of the "
+            "pipeline took the rest.",
+        ),
+        # A second of bundles, and nine of starting and ending: however busy the model was, it is not what took long.
+        (
+            (100, 200, 950, 20, 2_000, 1_000, 1_000),
+            "nothing",
+            "Nothing limits: loading, scoring and writing took 1 s of the 10 s; listing and the start and end of the "
+            "pipeline took the rest.",
         ),
     ],
 )
 def test_what_had_no_pause_limits(counts: tuple[int, ...], limit: str, text: str) -> None:
     """To the letter."""
     assert advise(spent(*counts)) == (limit, text)
+
+
+def test_writing_failures_is_no_use_of_the_time_of_writing_scores() -> None:
+    """A retry that scores nothing anew writes its few failures beside the line: 166 ms in bundles of 60."""
+    counts = {"write_ms": 166, "write_scores_ms": 2, "write_failures_ms": 164, "write_scores_capacity_ms": 60}
+    found = Spent(counts, 0.5, 6.7, 5, 191, on_gpu=False)
+    assert use_of(found).write == pytest.approx(2 / 60)
+    assert found.thread_seconds["write"] == pytest.approx(0.166)
+    assert advise(found).limit == "nothing"
+
+
+def test_a_challenger_has_its_own_time() -> None:
+    """Its calls are the device's, too."""
+    counts = {"model_ms": 2_000, "challenge_model_ms": 7_000, "model_capacity_ms": 10_000}
+    found = Spent(counts, 1.0, 10.0, 100, 0, on_gpu=False)
+    assert (found.thread_seconds["model"], found.thread_seconds["challenger"]) == (2.0, 7.0)
+    assert use_of(found).device == pytest.approx(0.9)
+    assert advise(found).limit == "device"
 
 
 def test_a_gpu_is_helped_otherwise() -> None:

@@ -91,6 +91,9 @@ def test_a_scan_is_what_the_rows_amount_to(
         in_bins = [sum(low <= value < high for value in values) for low, high in pairwise(edges)]
         assert spread.counts.tolist() == in_bins
     assert sum(found.ticks.counts.values()) == len(rows)
+    for name, column in (("confidence", "predicted_probability"), ("margin", "margin"), ("entropy", "entropy")):
+        expected = pytest.approx(sum(row[column] for row in rows) / len(rows)) if rows else None
+        assert found.means[name] == expected
     ranked = heapq.nsmallest(keep, rows, key=lambda row: -row["entropy"] if independent else row["margin"])
     assert read_places(files, found.least_certain) == [
         UncertainRow(

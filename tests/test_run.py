@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.broken_off import broken_off
 from pipeline.config import load_config
 from pipeline.in_memory import score_in_memory
 from pipeline.run import RunRequest, _asks_for, run
@@ -151,6 +152,34 @@ def test_too_many_failures_publish_nothing(model: Path, photos: Path, tmp_path: 
     assert mended.outcome.ledger == Ledger(11, 0, 11, 11, 0, 0)
     assert len(read_table(mended.layout, "scores")) == 11
     assert not (output / "runs/night/refused.json").exists()
+
+
+def test_a_refused_replacement_says_how_it_is_continued(model: Path, photos: Path, tmp_path: Path) -> None:
+    """With --overwrite: without, the old run is found published, and that says that work lies beside it."""
+    output = tmp_path / "out"
+    run_quietly(small_config(model), [photos], output, run_id="night")
+    (photos / "empty.jpg").write_bytes(b"")
+    config = small_config(model, limits={"max_failure_rate": 0.01})
+    refused = run_quietly(config, [photos], output, run_id="night", overwrite=True)
+    assert refused.outcome.exit_code == ExitCode.TOO_MANY_FAILURES
+    assert " and run again with --run-id night --overwrite: scored images are not " in refused.outcome.message
+    found = run_quietly(config, [photos], output, run_id="night", publish_anyway=True).found
+    assert found == (
+        f"run night is already published in {output}: nothing was done; an attempt to replace it has left its work in "
+        f"{output}/runs/night/_staging: continue it with --overwrite"
+    )
+    replaced = run_quietly(config, [photos], output, run_id="night", publish_anyway=True, overwrite=True)
+    assert (replaced.outcome.exit_code, replaced.adopted) == (ExitCode.PUBLISHED, 10)
+    assert run_quietly(config, [photos], output, run_id="night").found == (
+        f"run night is already published in {output}: nothing was done"
+    )
+
+
+def test_an_interrupted_replacement_says_how_it_is_continued() -> None:
+    """Whatever stopped it."""
+    for interrupted in (False, True):
+        said = str(broken_off(ValueError("no"), RunLayout("/out", "n1"), interrupted=interrupted, overwrite=True))
+        assert said.endswith("finished files are kept, run again with --run-id n1 --overwrite to continue")
 
 
 def test_max_failures_counts_images(model: Path, photos: Path, tmp_path: Path) -> None:

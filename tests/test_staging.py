@@ -23,6 +23,8 @@ from transforms.probabilities import softmax, summarise
 from transforms.records import ImageInfo, ImageRef, WrittenFile
 from transforms.settings import WriteSettings
 from transforms.staging import Adopted, check_begun, claim_staging, read_identity
+from transforms.write_groups import _WriteGroupsDoFn
+from transforms.write_tables import _WriteDoFn
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -277,6 +279,20 @@ def test_worker_with_another_disk_stops_the_run(tmp_path: Path) -> None:
         "output must be one place for the launcher and all workers; give a bucket, or a folder on a disk that all of "
         "them have mounted"
     )
+
+
+@pytest.mark.parametrize("with_challenger", [False, True])
+def test_worker_with_another_disk_is_told_in_its_first_bundle(tmp_path: Path, with_challenger: bool) -> None:
+    """Not in setup, whose errors Flink's runner never gets: it would wait for the worker, and then say only that."""
+    place, write = layout(tmp_path), WriteSettings()
+    function = (
+        _WriteGroupsDoFn((), write, place)
+        if with_challenger
+        else _WriteDoFn(place.staged_table("scores"), "scores", pa.schema([]), write, {}, place)
+    )
+    function.setup()
+    with pytest.raises(RunError, match="does not find in"):
+        function.start_bundle()
 
 
 @pytest.mark.parametrize("name", ["staged_identity", "success", "refused", "plan"])

@@ -83,6 +83,17 @@ def test_delta_says_which_run_it_follows() -> None:
     assert lines[4] == "  time      4.3 s start-up, 51.0 s for 9 images: 0.2 images/s"
 
 
+def test_a_challenger_has_its_own_time() -> None:
+    """What a second model costs is seen beside the first one's."""
+    ledger = Ledger(205, 1, 204, 200, 4, 0, challenger_scored=199, challenger_failed=1)
+    outcome = Outcome(ExitCode.PUBLISHED, "done", ledger, {}, challenger_failures_by_code={"model_error": 1})
+    counts = {**COUNTS, "challenge_model_ms": 70_000}
+    lines = summary(result()._replace(outcome=outcome, counts=counts)).splitlines()
+    assert "  challenger  of 200: 199 scored + 1 failed (1 model_error)" in lines
+    spent = "read 1.5 s, decode 12.3 s, model 60.0 s, write 0.0 s, challenger 70.0 s"
+    assert f"  spent in  {spent} (summed over threads, they overlap)" in lines
+
+
 def test_run_that_took_no_time_has_no_rate() -> None:
     """And no division by zero."""
     assert "51.0" not in summary(result(seconds=0.0))

@@ -154,6 +154,36 @@ def diverge(a: npt.ArrayLike, b: npt.ArrayLike) -> Divergence:
     return Divergence(psi, js, len(first), float(degrees * spread), float(chance))
 
 
+def log_chance(a: int, b: int, rows_a: int, rows_b: int) -> float:
+    """Return how likely chance alone puts so many of a group's rows into one sample, or more: a natural logarithm.
+
+    Given that both samples together hold a + b rows of a group, chance puts each of them into the second one with its
+    share of all rows: binomial, and closer to the mean than that where the group is most of a sample. No normal
+    approximation holds here: of a thousand classes, two hundred rows hold some twice that a large sample has once in
+    ten thousand rows.
+
+    Args:
+        a: Rows of the group in the first sample.
+        b: In the second one.
+        rows_a: All rows of the first sample, at least 1.
+        rows_b: Of the second one.
+
+    Returns:
+        At most 0; of the side of the mean on which the samples are. The terms of the tail shrink at least as fast as
+        the first two, so that a geometric series bounds it from above.
+
+    >>> round(math.exp(log_chance(0, 10, 100, 100)), 6), round(2**-10, 6)
+    (0.000977, 0.000977)
+    """
+    share = rows_b / (rows_a + rows_b)
+    if b < (a + b) * share:
+        a, b, share = b, a, 1 - share
+    first = math.lgamma(a + b + 1) - math.lgamma(a + 1) - math.lgamma(b + 1)
+    first += a * math.log1p(-share) + b * math.log(share)
+    shrinks = a / (b + 1) * share / (1 - share)
+    return min(0.0, first - math.log1p(-shrinks))
+
+
 def rare_groups(a: npt.ArrayLike, b: npt.ArrayLike) -> npt.NDArray[np.intp]:
     """Put groups without an order, like classes, together where they are too small to be compared alone.
 

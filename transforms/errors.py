@@ -98,6 +98,9 @@ class RunError(ScoreImagesError):
         message: What happened and what to do.
     """
 
+    resume: str | None = None
+    """The command line that goes on with the run; the command that was called fills it in."""
+
     def __init__(self, exit_code: ExitCode, message: str) -> None:
         super().__init__(exit_code, message)
         self.exit_code = exit_code

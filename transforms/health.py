@@ -9,11 +9,10 @@ thousand nights (divergence.py): small nights are noise, and are let pass rather
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from statistics import NormalDist
 from typing import Any, NamedTuple
 
 from transforms.distributions import Distributions
-from transforms.divergence import CHANCE, Divergence, compare_classes, compare_levels
+from transforms.divergence import CHANCE, Divergence, compare_classes, compare_levels, log_chance
 from transforms.settings import HealthSettings
 
 LEAST_SHARE = 0.005
@@ -219,14 +218,15 @@ def _ratios(moved: list[Moved], before: int, now: int, limit: float | None) -> I
     judged = [change for change in moved if max(change.share_before, change.share_now) >= LEAST_SHARE]
     if limit is None or not judged:
         return
-    # So many classes are asked at once: chance is shared out among them (Bonferroni), for both directions.
-    surely = NormalDist().inv_cdf(1 - CHANCE / (2 * len(judged)))
+    # So many classes are asked at once: chance is shared out among them (Bonferroni), for both directions. Those with
+    # small shares are asked, too: in a small sample any of them may seem large.
+    surely = math.log(CHANCE / (2 * sum(change.before + change.now > 0 for change in moved)))
     passed = []
     for change in judged:
         # Half an image more in each, so that a class that is new or gone has a ratio (Haldane 1956, Anscombe 1956).
         a, b = change.before + 0.5, change.now + 0.5
         ratio = math.log((b / now) / (a / before))
-        if abs(ratio) > max(math.log(limit), surely * math.sqrt(1 / a + 1 / b)):
+        if abs(ratio) > math.log(limit) and log_chance(change.before, change.now, before, now) < surely:
             way = "more" if ratio > 0 else "less"
             passed.append((math.exp(abs(ratio)), f"{change}, {math.exp(abs(ratio)):.1f} times {way}"))
     if passed:

@@ -113,6 +113,14 @@ class RunLayout:
         """The folder of the run's manifest."""
         return storage.join(self.output, "runs", self.run_id)
 
+    def again(self, *, overwrite: bool) -> str:
+        """What a person is told who may continue this run; one that replaces a published run needs --overwrite again.
+
+        >>> RunLayout("/out", "n1").again(overwrite=True)
+        'run again with --run-id n1 --overwrite'
+        """
+        return f"run again with --run-id {self.run_id}{' --overwrite' if overwrite else ''}"
+
     @property
     def manifest(self) -> str:
         """The manifest of the published run."""

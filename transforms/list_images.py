@@ -8,7 +8,7 @@ import apache_beam as beam
 
 from transforms.inputs import BadName, InputSource
 from transforms.manifest_splits import SPLIT_BYTES
-from transforms.observe import Count
+from transforms.observe import Count, CountFailures
 from transforms.records import Failure, ImageRef
 from transforms.settings import InputSettings
 from transforms.shards import Shard, list_shard, plan_shards
@@ -57,12 +57,12 @@ class _Tally:
 
     def __init__(self) -> None:
         self._listed = Count("listed_images")
-        self._failed = Count("list_failed_images")
+        self._failed = CountFailures("list_failed_images")
 
     def add(self, entry: ImageRef | BadName) -> ImageRef | Failure:
         self._listed.add(1)
         if isinstance(entry, BadName):
-            self._failed.add(1)
+            self._failed.add(entry.error.code)
             return entry.failure()
         return entry
 

@@ -13,7 +13,7 @@ from transforms import coders
 from transforms.load_plan import LoadPlan, thread_count
 from transforms.loading import BatchLoader, load_one
 from transforms.memory import ByteBudget
-from transforms.observe import Capacity, Count
+from transforms.observe import Capacity, Count, CountFailures
 from transforms.quarantine import Quarantine
 from transforms.records import Failure, ImageBatch, ImageRef
 from transforms.storage import is_remote
@@ -58,7 +58,7 @@ class _LoadDoFn(beam.DoFn):
         self._read_ms = Count("read_ms")
         self._decode_ms = Count("decode_ms")
         self._capacity = Capacity("load_capacity_ms")
-        self._failed = Count("load_failed_images")
+        self._failed = CountFailures("load_failed_images")
         self._restarts = Count("decode_worker_restarts")
 
     def setup(self) -> None:
@@ -92,7 +92,7 @@ class _LoadDoFn(beam.DoFn):
             if isinstance(loaded, Failure):
                 value = WindowedValue(loaded, window.max_timestamp(), (window,))
                 yield beam.pvalue.TaggedOutput(FAILURES, value)
-                self._failed.add(1)
+                self._failed.add(loaded.code)
             else:
                 yield WindowedValue(loaded, window.max_timestamp(), (window,))
         self._count(self._loader)
@@ -106,7 +106,7 @@ class _LoadDoFn(beam.DoFn):
 
     def _tag(self, loaded: ImageBatch | Failure) -> ImageBatch | beam.pvalue.TaggedOutput[Literal["failures"], Failure]:
         if isinstance(loaded, Failure):
-            self._failed.add(1)
+            self._failed.add(loaded.code)
             return beam.pvalue.TaggedOutput(FAILURES, loaded)
         return loaded
 

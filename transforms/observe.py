@@ -13,6 +13,8 @@ from collections.abc import Iterator
 
 from apache_beam.metrics import Metrics
 
+from transforms.errors import FailureCode
+
 NAMESPACE = "score_images"
 
 _mirror: Counter[str] = Counter()
@@ -51,6 +53,33 @@ class Count:
             yield
         finally:
             self.add((time.perf_counter() - started) * 1e3)
+
+
+class CountFailures:
+    """Counts the images that a step has lost: all of them, and by code as `failed_<code>_images`.
+
+    Args:
+        name: Of the counter of all: `<verb>_failed_images`.
+        prefix: Stands before the names by code, where what fails is not the run's image but one of a challenger.
+    """
+
+    def __init__(self, name: str, prefix: str = "") -> None:
+        self._all = Count(name)
+        self._by_code = {code: Count(f"{prefix}{failed_counter(code)}") for code in FailureCode}
+
+    def add(self, code: FailureCode) -> None:
+        """Add one image."""
+        self._all.add(1)
+        self._by_code[code].add(1)
+
+
+def failed_counter(code: FailureCode) -> str:
+    """Return the name of a counter.
+
+    >>> failed_counter(FailureCode.NOT_FOUND)
+    'failed_not_found_images'
+    """
+    return f"failed_{code.value}_images"
 
 
 class Capacity:

@@ -121,7 +121,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
     refusal = _refusal(facts, ledger, codes, overrun)
     health: dict[str, Any] = {}
     if refusal is None:
-        check_staged(layout, files)
+        check_staged(layout, files, overwrite=facts.overwrite)
         health, refusal = _examine(facts, files, ledger, codes)
     if refusal is not None:
         refusal = refusal._replace(challenger_failures_by_code=rival_codes)
@@ -132,7 +132,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         storage.write_bytes(layout.refused, _json(refused))
         return refusal
     empty = _empty_tables(facts, files)
-    check_staged(layout, empty)
+    check_staged(layout, empty, overwrite=facts.overwrite)
     files = [*files, *empty]
     entries, staged = _published_names(layout, files)
     manifest = {
@@ -172,8 +172,8 @@ def _refusal(facts: RunFacts, ledger: Ledger, codes: dict[str, int], overrun: Ov
         return None
     reasons = ", ".join(f"{count} {code}" for code, count in codes.items())
     message = (
-        f"{overrun}: {reasons}; {kept}; mend the cause, raise the limit, or expect a code (limits.allowances), and run "
-        f"again with --run-id {facts.layout.run_id}: scored images are not scored again; with --publish-anyway "
+        f"{overrun}: {reasons}; {kept}; mend the cause, raise the limit, or expect a code (limits.allowances), and "
+        f"{facts.layout.again(overwrite=facts.overwrite)}: scored images are not scored again; with --publish-anyway "
         "besides, the run is published in spite of its limits"
     )
     return Outcome(ExitCode.TOO_MANY_FAILURES, message, ledger, codes)
@@ -203,8 +203,9 @@ def _unhealthy(facts: RunFacts, health: Health, ledger: Ledger, codes: dict[str,
     message = (
         f"the answers of run {run_id} have {health}; nothing is published; what was scored is kept in "
         f"{facts.layout.staging}; look for the cause in images, model and configuration; if it is mended, score anew "
-        f"under another run id; if the images have really changed, run again with --run-id {run_id} --publish-anyway, "
-        f"and name {run_id} in health.baseline where the old one is pinned"
+        "under another run id; if the images have really changed, "
+        f"{facts.layout.again(overwrite=facts.overwrite)} --publish-anyway, and name {run_id} in health.baseline where "
+        "the old one is pinned"
     )
     return Outcome(ExitCode.HEALTH_GATE_CLOSED, message, ledger, codes, str(health), True)
 

@@ -101,8 +101,13 @@ def _relative(layout: RunLayout, path: str) -> str:
     return path.removeprefix(storage.join(layout.output, ""))
 
 
-def check_staged(layout: RunLayout, files: Sequence[WrittenFile]) -> None:
+def check_staged(layout: RunLayout, files: Sequence[WrittenFile], *, overwrite: bool = False) -> None:
     """See that what is to be published lies there, before a plan says so.
+
+    Args:
+        layout: The run.
+        files: What is to be published.
+        overwrite: Whether it replaces a published run.
 
     Raises:
         RunError: A file is gone or has another size.
@@ -113,7 +118,7 @@ def check_staged(layout: RunLayout, files: Sequence[WrittenFile]) -> None:
         raise RunError(
             ExitCode.INTERRUPTED,
             f"the staged file {wrong.path} is gone or has changed since it was written: nothing is published; see who "
-            f"deletes there, and run again with --run-id {layout.run_id}: its images are scored again",
+            f"deletes there, and {layout.again(overwrite=overwrite)}: its images are scored again",
         )
 
 

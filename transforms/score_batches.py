@@ -15,7 +15,7 @@ from apache_beam.utils.windowed_value import WindowedValue
 from transforms import coders
 from transforms.contest import AnsweredBatch, Contest, ContestedBatch, ContestPlan
 from transforms.errors import ExitCode, RunError
-from transforms.observe import Capacity, Count
+from transforms.observe import Capacity, Count, CountFailures
 from transforms.records import Failure, ImageBatch, RivalRows
 from transforms.scoring import ScoredBatch, ScorerPlan
 from transforms.versions import check_versions
@@ -80,7 +80,7 @@ class _ScoreDoFn(beam.DoFn):
         self._fingerprints = fingerprints
         self._shared = shared
         self._champion = _Counts("score", "scored_images", "model_ms")
-        self._challenger = _Counts("challenge", "challenged_images", "challenge_model_ms")
+        self._challenger = _Counts("challenge", "challenged_images", "challenge_model_ms", "challenge_")
         self._capacity = Capacity("model_capacity_ms")
 
     def setup(self) -> None:
@@ -152,16 +152,17 @@ class _ScoreDoFn(beam.DoFn):
 class _Counts:
     """What a model has done."""
 
-    def __init__(self, verb: str, scored: str, model_ms: str) -> None:
+    def __init__(self, verb: str, scored: str, model_ms: str, prefix: str = "") -> None:
         self._scored = Count(scored)
-        self._failed = Count(f"{verb}_failed_images")
+        self._failed = CountFailures(f"{verb}_failed_images", prefix)
         self._model_ms = Count(model_ms)
         self._out_of_memory = Count(f"{verb}_out_of_memory_calls")
 
     def add(self, scored: ScoredBatch) -> None:
         self._model_ms.add(scored.model_ms)
         self._scored.add(scored.rows.num_rows)
-        self._failed.add(len(scored.failures))
+        for failure in scored.failures:
+            self._failed.add(failure.code)
         self._out_of_memory.add(scored.out_of_memory)
 
 

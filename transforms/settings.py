@@ -332,6 +332,25 @@ class ReportSettings(Settings):
     none: a report with pictures holds parts of the images, and whoever may read it sees them."""
 
 
+class PriceSettings(Settings):
+    """What a machine, a GPU, a byte and a request cost, so that `score-images preflight` predicts money; a run does not
+    heed it.
+    """
+
+    currency: str = Field(default="USD", min_length=1, max_length=8)
+    """How amounts are called."""
+    machine_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """One hour of a machine like the one that preflight runs on, without its GPUs."""
+    gpu_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """One hour of one GPU; counted for each that the model works on."""
+    read_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """10^9 bytes read from s3:// or gs://."""
+    stored_gb_month: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """10^9 bytes of output kept for a month."""
+    requests_1000: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """1,000 requests to s3:// or gs:// that read: two an image, and one for each 1,000 listed."""
+
+
 class GoldenSettings(Settings):
     """Photos whose probabilities are known: a run scores them first, and does not start when they have drifted."""
 

@@ -62,6 +62,7 @@ class _WriteDoFn(beam.DoFn):
         self._rows = Count(f"write_{table}_rows")
         self._bytes = Count("write_bytes")
         self._ms = Count("write_ms")
+        self._own_ms = Count(f"write_{table}_ms")
         self._capacity = Capacity(f"write_{table}_capacity_ms")
 
     def setup(self) -> None:
@@ -76,14 +77,14 @@ class _WriteDoFn(beam.DoFn):
         self._capacity.start()
 
     def process(self, batch: pa.RecordBatch) -> Iterator[WrittenFile]:
-        with self._ms.time():
+        with self._ms.time(), self._own_ms.time():
             files = self._writer.write(batch)
         self._rows.add(batch.num_rows)
         self._bytes.add(sum(file.size_bytes for file in files))
         yield from files
 
     def finish_bundle(self) -> Iterator[WindowedValue]:
-        with self._ms.time():
+        with self._ms.time(), self._own_ms.time():
             files = self._writer.close()
         self._bytes.add(sum(file.size_bytes for file in files))
         window = GlobalWindow()

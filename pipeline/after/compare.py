@@ -95,6 +95,12 @@ class Movement(NamedTuple):
     """The three strongest in the second."""
     new_version: bool
     """Whether the image itself had changed."""
+    label: str | None
+    """Of independent labels the one that moved furthest, by `change`; None where all probabilities count."""
+    label_before: float | None
+    """Its probability in the first run."""
+    label_now: float | None
+    """Its probability in the second."""
 
 
 class Population(NamedTuple):
@@ -303,13 +309,16 @@ def _movements(first: PublishedRun, second: PublishedRun, joined: Shared, moveme
         p = np.bincount(names.first, before.probabilities, len(names.labels))
         q = np.bincount(names.second, now.probabilities, len(names.labels))
         difference = np.abs(p - q)
-        change = difference.sum() / 2 if movement == "total variation" else difference.max()
+        whole = movement == "total variation"
+        change = difference.sum() / 2 if whole else difference.max()
+        most = int(np.argmax(difference))
         yield Movement(
             before.path,
             min(float(change), 1.0),
             _answers(before.probabilities, first.labels),
             _answers(now.probabilities, second.labels),
             before.version != now.version,
+            *((None, None, None) if whole else (names.labels[most], float(p[most]), float(q[most]))),
         )
 
 

@@ -109,6 +109,9 @@ def _charts(population: Population, names: tuple[str, str]) -> list[tuple[str, M
 
 def _lines(moved: Movement) -> list[str]:
     lines = [f"moved by {moved.change:.3f}" + (", another version of the file" if moved.new_version else "")]
+    if moved.label is not None:
+        # What moved furthest need not be what is strongest.
+        lines.append(f"{moved.label}: {moved.label_before:.3f} to {moved.label_now:.3f}")
     return [*lines, f"before: {_answer(moved.before[0])}", f"now: {_answer(moved.now[0])}"]
 
 

@@ -41,7 +41,7 @@ def notes(found: Comparison) -> list[str]:
         if first.fingerprints.get(name) != second.fingerprints.get(name)
     ]
     if different:
-        told.append(f"the runs were made with other {', '.join(different)}")
+        told.append(f"the runs differ in their {', '.join(different)}")
     for side, labels in ((first, found.names.only_first), (second, found.names.only_second)):
         if labels:
             more = ", ..." if len(labels) > 3 else ""
@@ -117,6 +117,11 @@ def _movements(found: Comparison, rows: int) -> list[str]:
 def _movement(moved: Movement) -> str:
     old, new = moved.before[0], moved.now[0]
     version = ", another version" if moved.new_version else ""
+    if moved.label is not None:
+        return (
+            f"{moved.change:.3f}  {moved.label} {moved.label_before:.3f} -> {moved.label_now:.3f}  "
+            f"{moved.image_path}{version}"
+        )
     return (
         f"{moved.change:.3f}  {old.label} {old.probability:.3f} -> {new.label} {new.probability:.3f}  "
         f"{moved.image_path}{version}"

@@ -96,7 +96,7 @@ def find_ended(text: str, run_id: str | None = None) -> EndedRun:
         InputError: There is no such run, or it has not come to its end.
     """
     try:
-        layout = RunLayout(absolute_folder(text), check_run_id(run_id)) if run_id else locate_layout(text)
+        layout = RunLayout(absolute_folder(text), check_run_id(run_id)) if run_id else _located(text)
         if is_published(layout):
             return read_ended(layout, refused=False)
         if storage.stat(layout.refused) is not None:
@@ -104,6 +104,13 @@ def find_ended(text: str, run_id: str | None = None) -> EndedRun:
         raise InputError(why_unpublished(f"{text} {run_id}" if run_id else text, layout))
     except OSError as error:
         raise InputError(f"run {text} cannot be looked for: {error}") from error
+
+
+def _located(text: str) -> RunLayout:
+    try:
+        return locate_layout(text)
+    except InputError as error:
+        raise InputError(f"{error}; with the folder, --run-id names a run that was refused") from error
 
 
 def read_ended(layout: RunLayout, *, refused: bool) -> EndedRun:

@@ -4,7 +4,9 @@ Loading threads read and decode, calls of the model compute, one thread of a bun
 counters say how long each was at work (`read_ms`, `decode_ms`, `model_ms`, `write_ms`), and how long it could have been
 (`*_capacity_ms`: threads or calls times the time of the bundles, on whatever worker). The quotient is its use. What was
 at work nearly all the time limits the run; the others wait for it: a faster model does not help a run whose loading
-threads have no pause. (Little's law for a closed line: its pace is that of the station without idle time.)
+threads have no pause. (Little's law for a closed line: its pace is that of the station without idle time.) Of writing
+only the scores count: failures are written beside the line. A run whose bundles took little of its time is limited by
+none of the three, however busy they were.
 """
 
 from collections.abc import Mapping
@@ -14,6 +16,8 @@ Limit = Literal["read", "decode", "device", "write", "nothing"]
 
 _BUSY = 0.6
 """Under this use nothing limits: a run of a few batches is over before anything could."""
+_SHORT = 0.25
+"""Bundles that took less than this share of the pipeline's time did not make it long."""
 _NEARLY = 0.85
 """What reaches this share of the largest use is named besides."""
 
@@ -41,7 +45,19 @@ class Spent(NamedTuple):
     @property
     def thread_seconds(self) -> dict[str, float]:
         """Return the summed time of each step."""
-        return {step: self.seconds(f"{step}_ms") for step in ("read", "decode", "model", "write")}
+        steps = {
+            "read": "read",
+            "decode": "decode",
+            "model": "model",
+            "challenger": "challenge_model",
+            "write": "write",
+        }
+        return {step: self.seconds(f"{counter}_ms") for step, counter in steps.items()}
+
+    @property
+    def bundle_seconds(self) -> float:
+        """Return for how long, at most, bundles were at work: with many workers the sum of theirs."""
+        return max(self.seconds("model_capacity_ms"), self.seconds("write_scores_capacity_ms"))
 
 
 class Use(NamedTuple):
@@ -75,8 +91,8 @@ def use_of(spent: Spent) -> Use:
     return Use(
         load=quotient(took["read"] + took["decode"], "load_capacity_ms"),
         # A challenger's calls take their turns in the same time.
-        device=quotient(took["model"] + spent.seconds("challenge_model_ms"), "model_capacity_ms"),
-        write=quotient(took["write"], "write_scores_capacity_ms"),
+        device=quotient(took["model"] + took["challenger"], "model_capacity_ms"),
+        write=quotient(spent.seconds("write_scores_ms"), "write_scores_capacity_ms"),
     )
 
 
@@ -86,6 +102,12 @@ def advise(spent: Spent) -> Advice:
     loading: Limit = "read" if took["read"] >= took["decode"] else "decode"
     uses: dict[Limit, float] = {loading: use.load, "device": use.device, "write": use.write}
     limit = max(uses, key=lambda name: uses[name])
+    if spent.bundle_seconds < _SHORT * spent.pipeline_seconds:
+        return Advice(
+            "nothing",
+            f"Nothing limits: loading, scoring and writing took {spent.bundle_seconds:.3g} s of the "
+            f"{spent.pipeline_seconds:.3g} s; listing and the start and end of the pipeline took the rest.",
+        )
     if uses[limit] < _BUSY:
         return Advice(
             "nothing",

@@ -5,7 +5,6 @@ docs/report.md says what each key means; a test holds the two equal.
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import pairwise
 from typing import Any
 
 from pipeline.after.ended import EndedRun
@@ -88,6 +87,7 @@ def collect(run: EndedRun, time: Mapping[str, Any] | None, least_certain: int, n
             "examples": [row._asdict() for row in sorted(failed, key=lambda row: codes.index(row.code))],
         },
         "distributions": scan.distributions.to_json(),
+        "means": scan.means,
         "least_certain": {"by": "entropy" if independent else "margin", "images": _uncertain(rows)},
         "images": _images(scan),
         "challenger": _challenger(run, Answers(scores, tuple(labels), run.rows("scores"))),
@@ -191,16 +191,6 @@ def pictured(report: Mapping[str, Any], thumbnails: int) -> tuple[list[str], lis
     turns = [rows[turn] for turn in range(_EXAMPLES) for rows in by_code.values() if turn < len(rows)]
     shown = [row["image_path"] for row in report["least_certain"]["images"]]
     return shown[:thumbnails], turns[: (thumbnails + 3) // 4]
-
-
-def mean_of(histogram: Mapping[str, Any]) -> float | None:
-    """Return about the mean of what a histogram has counted, from the middles of its bins; None of nothing."""
-    edges, counts = histogram["edges"], histogram["counts"]
-    whole = sum(counts)
-    if not whole:
-        return None
-    middles = [(low + high) / 2 for low, high in pairwise(edges)]
-    return sum(middle * count for middle, count in zip(middles, counts, strict=True)) / whole
 
 
 def class_mix(report: Mapping[str, Any]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.after.report_data import class_mix, mean_of, pictured
+from pipeline.after.report_data import class_mix, pictured
 from pipeline.pages import charts
 from pipeline.pages.charts import Bar, Pair
 from pipeline.pages.page import (
@@ -26,7 +26,13 @@ _BINS = 25
 """Bars of a histogram: the counted bins, four at a time."""
 _FEWEST_STEPS = 3
 """Fewer show no course."""
-_STEPS = {"read": "reading", "decode": "decoding and resizing", "model": "model", "write": "writing"}
+_STEPS = {
+    "read": "reading",
+    "decode": "decoding and resizing",
+    "model": "model",
+    "challenger": "challenger",
+    "write": "writing",
+}
 _REFUSALS = {
     ExitCode.TOO_MANY_FAILURES: "too many failures",
     ExitCode.LEDGER_MISMATCH: "the ledger does not add up",
@@ -81,8 +87,14 @@ def _head(report: Mapping[str, Any]) -> dict[str, Any]:
     overridden = report["run"]["limits_overridden"]
     if not outcome["published"]:
         badge, state = f"refused: {_REFUSALS.get(code, f'exit code {int(code)}')}", "bad"
+    elif overridden:
+        badge, state = "published in spite of its limits", "warn"
+    elif (report["health"] or {}).get("overridden"):
+        badge, state = "published in spite of the health gate", "warn"
+    elif (report["health"] or {}).get("breaches"):
+        badge, state = "published, drifted", "warn"
     else:
-        badge, state = ("published in spite of its limits", "warn") if overridden else ("published", "good")
+        badge, state = "published", "good"
     message = outcome["message"] if overridden or not outcome["published"] else ""
     return {"badge": badge, "state": state, "line": " · ".join(lines), "message": message}
 
@@ -109,6 +121,7 @@ def _time(time: Mapping[str, Any] | None) -> dict[str, Any] | None:
     parts = [
         Bar(_STEPS[step], seconds, f"{duration_text(seconds)} ({percent_text(seconds / whole if whole else 0.0)})")
         for step, seconds in spent.items()
+        if seconds or step != "challenger"  # only where there is one
     ]
     cards = [
         ("start-up", duration_text(time["startup_seconds"]), "checks and model"),
@@ -179,8 +192,7 @@ def _answers(report: Mapping[str, Any]) -> dict[str, Any] | None:
     for name, caption in (("confidence", "Top-1 confidence"), ("margin", "Margin"), ("entropy", "Entropy")):
         edges, counts = coarse(counted[name]["edges"], counted[name]["counts"])
         label = {"confidence": "probability of the strongest class", "margin": "p1 - p2", "entropy": "nats"}[name]
-        mean = mean_of(counted[name])
-        note = f"about {number_text(mean)} in the mean" if mean is not None else ""
+        note = f"{number_text(report['means'][name])} in the mean"
         drawn.append((caption, charts.histogram(caption, edges, counts, label), note))
     seen = f"{count_text(len(mix))} of {count_text(len(counted['labels']))} classes were predicted"
     if rest:

@@ -30,6 +30,7 @@ BYTE_EDGES = (0, 1e3, 3e3, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, math.inf)
 """Bins of the sizes of files, in bytes."""
 PIXEL_EDGES = (0, 1e4, 3e4, 1e5, 3e5, 1e6, 3e6, 1e7, 3e7, 1e8, math.inf)
 """Bins of width times height."""
+_MEASURED = {"confidence": "predicted_probability", "margin": "margin", "entropy": "entropy"}
 _THREADS = 4
 _BATCH_ROWS = 65_536
 _TICK_US = 100_000
@@ -158,6 +159,14 @@ class Scan:
     """Width times height, as displayed."""
     least_certain: list[Place] = field(default_factory=list)
     """Sorted, no more than asked for."""
+    sums: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_MEASURED, 0.0))
+    """Of confidence, margin and entropy: the middles of a histogram's bins do not tell a mean of 0.001 from 0.005."""
+
+    @property
+    def means(self) -> dict[str, float | None]:
+        """Return the means of confidence, margin and entropy; None of no rows."""
+        rows = self.distributions.rows
+        return {name: self.sums[name] / rows if rows else None for name in _MEASURED}
 
     def merge(self, other: "Scan", keep: int) -> None:
         """Add what other files amount to."""
@@ -167,6 +176,7 @@ class Scan:
         self.decoders += other.decoders
         self.sizes.merge(other.sizes)
         self.pixels.merge(other.pixels)
+        self.sums = {name: value + other.sums[name] for name, value in self.sums.items()}
         self.least_certain = heapq.nsmallest(keep, [*self.least_certain, *other.least_certain])
 
 
@@ -229,6 +239,8 @@ def _scan_file(number: int, path: str, labels: Sequence[str], *, independent: bo
                 found.distributions += distributions.count(batch, labels, independent=independent)
             except ValueError as error:
                 raise ValueError(f"{path}: {error}") from error
+            for name, column in _MEASURED.items():
+                found.sums[name] += float(np.asarray(batch.column(column), np.float64).sum())
             found.ticks.add(np.asarray(batch.column("scored_at").cast(pa.int64())))
             found.formats.update(_counted(batch.column("image_format")))
             found.decoders.update(_counted(batch.column("image_decoder")))

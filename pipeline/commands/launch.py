@@ -11,7 +11,7 @@ from pipeline.commands import run as run_command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments: those of run, and what becomes of the job."""
-    run_command.add_arguments(parser)
+    run_command.add_request_arguments(parser)
     parser.add_argument("--dry-run", action="store_true", help="check everything, print the job as JSON, send nothing")
 
 

@@ -5,9 +5,15 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from pipeline import logs
 from pipeline.profiles import PROFILES
+from pipeline.run_metrics import MetricsPlan, leaving_metrics
+from pipeline.stopping import command_to_continue
+from transforms.errors import ExitCode, RunError
+from transforms.layout import new_run_id
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
@@ -15,7 +21,22 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the command's arguments."""
+    """Declare the command's arguments: what a run is, and where its metrics go."""
+    add_request_arguments(parser)
+    parser.add_argument(
+        "--metrics-file",
+        metavar="FILE",
+        help="leave metrics for Prometheus here when the run has ended: a .prom file of the textfile collector",
+    )
+    parser.add_argument(
+        "--metrics-otlp",
+        metavar="URL",
+        help="send metrics to a collector of OpenTelemetry when the run has ended: http://localhost:4318",
+    )
+
+
+def add_request_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say what a run is."""
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
     parser.add_argument(
         "--input",
@@ -66,14 +87,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def call(args: argparse.Namespace) -> int:
-    """Run, print the summary, return the exit code."""
-    with request_of(args) as request:
+    """Run, leave metrics, print the summary, return the exit code."""
+    metrics = MetricsPlan(args.metrics_file, args.metrics_otlp)
+    metrics.check()
+    with leaving_metrics(metrics, args.config, args.output) as left, _resumable(args), request_of(args) as request:
         from pipeline.run import run
-        from pipeline.summary import summary
 
-        result = run(request)
-    print(summary(result))
+        left.result = result = run(request)
+    from pipeline.summary import outcome_json, summary
+
+    print(outcome_json(result) if logs.is_json() else summary(result))
     return result.outcome.exit_code
+
+
+@contextlib.contextmanager
+def _resumable(args: argparse.Namespace) -> Iterator[None]:
+    """Give the run its name, and let an interrupt say how to go on."""
+    if args.run_id is None:
+        args.run_id = new_run_id(datetime.now(UTC))
+    logs.name_run(args.run_id)
+    try:
+        yield
+    except RunError as error:
+        if error.exit_code is ExitCode.INTERRUPTED:
+            error.resume = command_to_continue(args.command_line, args.run_id)
+        raise
+    except KeyboardInterrupt as interrupt:
+        stopped = RunError(ExitCode.INTERRUPTED, f"run {args.run_id} was interrupted while no image was under way")
+        stopped.resume = command_to_continue(args.command_line, args.run_id)
+        raise stopped from interrupt
 
 
 @contextlib.contextmanager

@@ -272,9 +272,15 @@ class _Drawing:
         """Write the first moment, the middle and the last one below the axis, as exactly as their distance asks."""
         span = (last - first).total_seconds()
         form = "%H:%M:%S" if span < 3600 else "%H:%M" if span < 86400 else "%m-%d %H:%M"
+        tenths = span < 10  # in whole seconds two of the three may be the same
         ticks = (0.0, span / 2, span)
         with self._rc():
-            labels = [f"{first + timedelta(seconds=tick):{form}}" for tick in ticks]
+            moments = [first + timedelta(seconds=tick) for tick in ticks]
+            labels = (
+                [f"{moment:%H:%M:%S}.{moment.microsecond // 100_000}" for moment in moments]
+                if tenths
+                else [f"{moment:{form}}" for moment in moments]
+            )
             self.axes.set_xticks(ticks, labels)
             left, _, right = self.axes.get_xticklabels()
             left.set_horizontalalignment("left")
