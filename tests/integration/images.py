@@ -1,18 +1,12 @@
 """Build the container image without a registry: a base from Debian's mirror, Go from its module proxy, buildah."""
 
-import hashlib
 import os
 import shutil
 import subprocess
-import urllib.request
-import zipfile
 from pathlib import Path
 from typing import Any
 
-# Go is in its own module proxy, too: the one that go fetches when a module wants a newer version than is there.
-GO_ZIP = "https://proxy.golang.org/golang.org/toolchain/@v/v0.0.1-go1.26.8.linux-amd64.zip"
-GO_SHA256 = "30c2b1bf7dcc88d3eb0a1364e47ddd9128edb3110a30e8a0ef61cd5856b31de7"
-DEBIAN = "http://deb.debian.org/debian"
+GO = "go1.26.8"
 PACKAGES = "ca-certificates,python3-pip,python3-venv,libpython3.11-dev,python-is-python3"
 # Where the build finds the certificates of this machine: behind a proxy that inspects TLS, Debian's own are not enough.
 CERTIFICATES = "/run/host-ca.crt"
@@ -69,9 +63,7 @@ class Buildah:
         if not tar.exists():
             root = self.folder / "base"
             shutil.rmtree(root, ignore_errors=True)
-            subprocess.run(
-                ["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root, DEBIAN], check=True
-            )
+            subprocess.run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", root], check=True)
             excluded = [
                 f"--exclude=./{part}/*" for part in ("dev", "proc", "sys", "var/cache/apt", "var/lib/apt/lists")
             ]
@@ -82,22 +74,15 @@ class Buildah:
         self._import("localhost/base", "FROM scratch\nADD base.tar /\n", tar)
 
     def import_go(self) -> None:
-        """Make the image localhost/go: the base with Go."""
+        """Make the image localhost/go: the base with Go, which the go of this machine (1.21 or newer) has or fetches."""
         go = self.folder / "go"
         if not (go / "bin" / "go").exists():
-            archive = self.folder / "go.zip"
-            urllib.request.urlretrieve(GO_ZIP, archive)
-            digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-            if digest != GO_SHA256:
-                raise RuntimeError(f"{GO_ZIP} has the SHA-256 {digest}, not {GO_SHA256}")
-            with zipfile.ZipFile(archive) as packed:
-                packed.extractall(self.folder)
-            archive.unlink()
-            (unpacked,) = (self.folder / "golang.org").iterdir()
-            for program in (*unpacked.glob("bin/*"), *unpacked.glob("pkg/tool/*/*")):
-                program.chmod(0o755)
-            unpacked.rename(go)
-            (self.folder / "golang.org").rmdir()
+            environment = {**os.environ, "GOTOOLCHAIN": GO}
+            found = subprocess.run(
+                ["go", "env", "GOROOT"], env=environment, check=True, text=True, stdout=subprocess.PIPE
+            )
+            shutil.copytree(found.stdout.strip(), part := self.folder / "go.part", dirs_exist_ok=True, symlinks=True)
+            part.rename(go)
         lines = (
             "FROM localhost/base\nCOPY go /usr/local/go\nENV PATH=/usr/local/go/bin:/usr/bin:/bin GOTOOLCHAIN=local\n"
         )
