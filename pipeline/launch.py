@@ -5,11 +5,13 @@ from typing import Any, NamedTuple
 from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
+from pipeline.beginning import check, layout_of, prepare
 from pipeline.dataflow import describe_job, summarize
 from pipeline.jobs import Job
 from pipeline.options import find_flags, flag_names, runner_kind
 from pipeline.profiles import told_flags
-from pipeline.run import RunRequest, build_pipeline, check, layout_of, prepare
+from pipeline.run_pipeline import build_pipeline
+from pipeline.run_records import RunRequest
 from pipeline.submitting import submit
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError

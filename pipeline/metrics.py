@@ -14,7 +14,7 @@ from transforms.errors import ExitCode, FailureCode
 from transforms.redaction import tell
 
 if TYPE_CHECKING:
-    from pipeline.run import RunResult
+    from pipeline.run_records import RunResult
 
 
 class Metric(NamedTuple):

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import RunConfig
-from pipeline.run import RunRequest, run
+from pipeline.run import run
+from pipeline.run_records import RunRequest
 from transforms.contest import Contest
 from transforms.inputs import DEFAULT_PATH_COLUMN
 from transforms.settings import GoldenSettings, HealthSettings, LimitSettings

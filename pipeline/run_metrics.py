@@ -13,7 +13,7 @@ from pipeline.metrics_otlp import check_otlp_endpoint, send_metrics
 from transforms.errors import ExitCode, RunError, ScoreImagesError
 
 if TYPE_CHECKING:
-    from pipeline.run import RunResult
+    from pipeline.run_records import RunResult
 
 _LOG = logging.getLogger(__name__)
 _CRASHED = 1

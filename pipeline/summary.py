@@ -4,7 +4,7 @@ import json
 import re
 import shlex
 
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from transforms.errors import ExitCode
 from transforms.redaction import printable, tell
 

@@ -14,7 +14,8 @@ from pipeline.config import load_config
 from pipeline.demo.model import model_directory
 from pipeline.demo.photos import gather_photos
 from pipeline.demo.show import demo_config
-from pipeline.run import RunRequest, run
+from pipeline.run import run
+from pipeline.run_records import RunRequest
 from tests import report_picture
 from tests.browser import DESKTOP, opened
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from pipeline.config import RunConfig
-from pipeline.run import RunRequest, RunResult, run
+from pipeline.run import run
+from pipeline.run_records import RunRequest, RunResult
 from transforms.layout import RunLayout
 
 SIZE = {"height": 6, "width": 8}  # of model_zoo.pooled_model

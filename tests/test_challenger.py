@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.config import RunConfig
 from pipeline.in_memory import score_in_memory
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from pipeline.summary import summary
 from tests.model_zoo import bytes_model, poisoned_by_white, pooled_model, short_of_memory
 from tests.runs import bytes_config, make_photos, read_table, run_quietly, small_config, tree

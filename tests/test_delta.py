@@ -15,7 +15,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.config import RunConfig
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from pipeline.summary import summary
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos, read_table, run_quietly, small_config, tree
@@ -303,7 +303,8 @@ def test_an_interrupted_overwrite_is_complete_only_for_the_same_delta(
     model: Path, photos: Path, tmp_path: Path, asked: str | None, recorded: dict[str, Any] | None, found: bool
 ) -> None:
     """What follows another run is something else, as another configuration is."""
-    from pipeline.run import RunRequest, _asks_for
+    from pipeline.beginning import _asks_for
+    from pipeline.run_records import RunRequest
 
     config = small_config(model)
     inputs = [{"kind": "folder", "path": str(photos)}]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.demo.show import _show
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from tests.published_runs import publish_scores
 from transforms.layout import RunLayout
 

@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline import metrics_otlp
 from pipeline.cli import main
 from pipeline.metrics import METRICS, Ended
-from pipeline.run import RunResult
 from pipeline.run_metrics import MetricsPlan, leaving_metrics
+from pipeline.run_records import RunResult
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, write_config
 from transforms.errors import ConfigError, ExitCode, FailureCode, RunError

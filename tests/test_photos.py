@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import RunConfig, load_config
 from pipeline.in_memory import score_in_memory
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from tests.runs import read_table, run_quietly
 from transforms.ledger import Ledger
 from transforms.models import load_model

@@ -20,7 +20,7 @@ from pipeline.after.report_challenger import Answers, compare_answers
 from pipeline.after.report_data import throughput
 from pipeline.after.report_rows import Ticks
 from pipeline.cli import main
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from pipeline.run_report import leave_missing_report, leave_report
 from pipeline.summary import summary
 from tests.model_zoo import pooled_model

@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.beginning import _asks_for
 from pipeline.broken_off import broken_off
 from pipeline.config import load_config
 from pipeline.in_memory import score_in_memory
-from pipeline.run import RunRequest, _asks_for, run
+from pipeline.run import run
+from pipeline.run_records import RunRequest
 from tests import model_zoo
 from tests.hub_server import HubServer
 from tests.model_zoo import pooled_model

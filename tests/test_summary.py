@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from pipeline.summary import summary
 from transforms.errors import ExitCode
 from transforms.layout import RunLayout

@@ -15,7 +15,7 @@ from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline import run as life
+from pipeline import run_pipeline
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, read_table, run_quietly, small_config
 from transforms.group_units import GroupUnits
@@ -155,7 +155,7 @@ def test_a_spread_run_gives_the_rows_of_a_plain_one_and_shuffles_paths_only(
     plain = run_quietly(config, inputs, place / "plain")
 
     shuffled.clear()
-    monkeypatch.setattr(life, "count_slots", lambda _: 4)
+    monkeypatch.setattr(run_pipeline, "count_slots", lambda _: 4)
     flags = ["--direct_num_workers=4", "--direct_running_mode=multi_threading"]
     spread = run_quietly(config, inputs, place / "spread", beam_flags=flags)
 

@@ -17,7 +17,7 @@ from transforms.layout import new_run_id
 
 if TYPE_CHECKING:
     from pipeline.config import RunConfig
-    from pipeline.run import RunRequest
+    from pipeline.run_records import RunRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -138,7 +138,7 @@ def request_of(args: argparse.Namespace) -> "Iterator[RunRequest]":
         # measures it, which leaves time for Beam. Both at once took half a second longer.
         frozen.wait()
         import_beam()
-        from pipeline.run import RunRequest
+        from pipeline.run_records import RunRequest
 
         yield RunRequest(
             config=config,

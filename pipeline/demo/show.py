@@ -13,7 +13,8 @@ from rich.table import Table
 
 from pipeline.config import load_config
 from pipeline.demo.photos import gather_photos
-from pipeline.run import RunRequest, RunResult, run
+from pipeline.run import run
+from pipeline.run_records import RunRequest, RunResult
 from pipeline.summary import summary
 from transforms.errors import ConfigError
 from transforms.layout import TABLES

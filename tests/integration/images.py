@@ -74,7 +74,7 @@ class Buildah:
         self._import("localhost/base", "FROM scratch\nADD base.tar /\n", tar)
 
     def import_go(self) -> None:
-        """Make the image localhost/go: the base with Go, which the go of this machine (1.21 or newer) has or fetches."""
+        """Make the image localhost/go: the base with Go, which go 1.21 or newer has or fetches."""
         go = self.folder / "go"
         if not (go / "bin" / "go").exists():
             environment = {**os.environ, "GOTOOLCHAIN": GO}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.run import RunResult
+from pipeline.run_records import RunResult
 from tests.fault_proxy import Fault, FaultProxy
 from tests.model_zoo import pooled_model
 from tests.runs import make_photo, make_photos, run_quietly, small_config

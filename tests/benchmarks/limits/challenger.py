@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import RunConfig, load_config
-from pipeline.run import RunRequest, run
+from pipeline.run import run
+from pipeline.run_records import RunRequest
 from tests.benchmarks.limits.common import say
 from tests.benchmarks.materials import build_model, find_photos, link_photos, write_config
 from transforms.contest import Contest
