@@ -8,6 +8,7 @@ import pickle
 import queue
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -163,6 +164,19 @@ class TestWhatComesBack:
         failed = [isinstance(result[0], FailureCode) for result in found]
         # What is wrong inside of a PNG that goes to the model as it is, only the model finds.
         assert failed == [False] * 10 + [True, True, not encoded, True, True]
+
+    def test_timeouts_that_others_give_to_all_sockets_change_nothing(self) -> None:
+        """Beam does so where it looks for Google's credentials."""
+        one = plan()
+        socket.setdefaulttimeout(60)
+        try:
+            with Quarantine(one) as quarantine:
+                for _ in range(2):
+                    assert outcome(quarantine.prepare, image(), one) == outcome(prepare, image(), one)
+                    time.sleep(0.2)  # the worker waits for the next image
+                assert quarantine.take_restarts() == 0
+        finally:
+            socket.setdefaulttimeout(None)
 
     def test_photos_are_bit_for_bit_those_of_threads(self, image_data_dir: Path) -> None:
         """Real ones, at a real size, with a large one that is scaled down while it is decoded."""

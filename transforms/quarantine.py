@@ -211,6 +211,9 @@ class _Worker:
         # What it prints until it is ready; it is closed with that.
         self._said = tempfile.TemporaryFile()  # noqa: SIM115
         self._connection, theirs = socket.socketpair()
+        # Google's client in Beam gives every new socket of the process a timeout: the worker's end would not block.
+        self._connection.settimeout(None)
+        theirs.settimeout(None)
         with theirs:
             try:
                 # A process group of its own: Ctrl-C at the terminal is for the parent. -P: the working directory may
