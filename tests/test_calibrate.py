@@ -182,6 +182,7 @@ def test_small_blocks_give_the_same_numbers(tmp_path: Path, monkeypatch: pytest.
     assert calibrated(tmp_path / "blocks", softmax(x), truth).after == pytest.approx(whole.after, rel=1e-12)
 
 
+@pytest.mark.heavy
 def test_calibrating_the_photos_lowers_nll_on_the_other_half(
     lite0_directory: Path, image_data_dir: Path, tmp_path: Path
 ) -> None:
@@ -204,6 +205,7 @@ def test_calibrating_the_photos_lowers_nll_on_the_other_half(
         assert found.after.nll < found.before.nll, seed
 
 
+@pytest.mark.heavy
 def test_a_run_with_the_printed_lines_publishes_what_was_measured(
     digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -60,6 +60,7 @@ def run_crontab(server: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.heavy
 def test_the_crontab_publishes_the_night_of_its_date(server: Path) -> None:
     """A real run by the real command; the first night has nothing to follow."""
     photos = make_photos(server / "photos", 3)
