@@ -1,6 +1,6 @@
 """What preflight says of a night from 100 of its photos, against that night.
 
-Of 3,000 photos, with what it says of the duration: NIGHT_COPIES=15 make test-heavy, or pytest -s of this file.
+Of 3,000 photos, with what it says of the duration: NIGHT_COPIES=15, and pytest -m heavy -s of this file.
 """
 
 import json
@@ -61,9 +61,7 @@ def command(model: Path, *arguments: str) -> Spent:
 
 
 @pytest.mark.timeout(3600)
-def test_a_hundred_photos_tell_the_output_of_the_night(
-    photos: Path, lite0_directory: Path, tmp_path: Path
-) -> None:
+def test_a_hundred_photos_tell_the_output_of_the_night(photos: Path, lite0_directory: Path, tmp_path: Path) -> None:
     """Output within 10%. Times are told and not judged: the machine may be doing other things.
 
     They are of a preflight before the night and of one after it.
