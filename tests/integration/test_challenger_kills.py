@@ -111,7 +111,8 @@ def test_kills_at_a_tenth_a_half_and_nine_tenths_cost_no_whole_group(work: Work,
         least = int(part * FILES) + attempt
         assert kill_when(launch(work, layout.output), lambda least=least: len(staged(layout)) >= least)
         before.append(whole(layout))
-        assert len(before[-1].times) >= (least - 1) * ROWS_PER_FILE
+        # Each kill may leave the scores of a group without its other files, and there they lie until the end.
+        assert len(before[-1].times) >= (least - len(before)) * ROWS_PER_FILE
     finish(work, layout.output)
     check(work, layout, before)
     assert verify(layout.output).broken == ()
