@@ -84,7 +84,7 @@ $(FLINK_HOME)/bin/flink: | $(VENV)/.test
 	$(BIN)/python -m tests.integration.flink.distribution .cache/flink/packages $(FLINK_HOME)
 	rm -rf .cache/flink/packages
 
-.cache/flink/beam-$(BEAM_RUNNER)-runner-flink-$(FLINK_MINOR).jar: tests/integration/flink/pom.xml
+$(CURDIR)/.cache/flink/beam-$(BEAM_RUNNER)-runner-flink-$(FLINK_MINOR).jar: tests/integration/flink/pom.xml
 	mkdir -p .cache/flink
 	mvn --quiet --batch-mode --file $< -Dbeam.version=$(BEAM_RUNNER) -Dflink.minor=$(FLINK_MINOR) \
 	  -Dproject.build.directory=$(CURDIR)/.cache/flink/maven package
