@@ -116,6 +116,23 @@ def test_giving_up_tells_attempts_and_the_last_error() -> None:
     assert caught.value.__cause__ is error
 
 
+def test_an_attempt_that_had_no_time_does_not_hide_the_answer_before_it() -> None:
+    """The last part of a deadline may be too short for any answer."""
+    clock = Clock(attempt_seconds=0.5)
+    answers = iter([ConnectionError("503"), ConnectionError("504"), LeftBehindError("no answer in 0.0 s")])
+
+    def operation(seconds_left: float) -> str:  # noqa: ARG001  as call_with_retries gives it
+        clock.now += 0.5
+        raise next(answers)
+
+    with pytest.raises(TimeoutError) as caught:
+        call_with_retries(
+            operation, lambda _: True, Backoff(deadline_seconds=1.2), clock=lambda: clock.now, sleep=clock.sleep,
+            uniform=lambda low, high: low,  # noqa: ARG005  the shortest wait
+        )  # fmt: skip
+    assert str(caught.value) == "tried 3 times in 1.5 s, the last error: 504, then no answer in 0.0 s"
+
+
 def test_draws_differ_by_default() -> None:
     """A thousand workers do not come back as one wave."""
     clocks = [Clock() for _ in range(20)]

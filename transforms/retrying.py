@@ -67,6 +67,7 @@ def call_with_retries(
     """
     started = clock()
     attempts = 0
+    answered = ""
     while True:
         attempts += 1
         try:
@@ -74,12 +75,17 @@ def call_with_retries(
         except Exception as error:
             if not is_passing(error):
                 raise
+            last = str(error).split("\n")[0]
+            # What was left of the deadline may have been too short for any answer: the one before says more.
+            if not isinstance(error, LeftBehindError):
+                answered = last
+            elif answered:
+                last = f"{answered}, then {last}"
             wait = uniform(0.0, backoff.longest_wait(attempts))
             # A wait that ends after the deadline is not begun: its attempt would not be made.
             if clock() - started + wait >= backoff.deadline_seconds:
                 spent = clock() - started
                 times = "once" if attempts == 1 else f"{attempts} times"
-                last = str(error).split("\n")[0]
                 raise TimeoutError(f"tried {times} in {spent:.1f} s, the last error: {last}") from error
         sleep(wait)
 
