@@ -87,7 +87,7 @@ $(FLINK_HOME)/bin/flink: | $(VENV)/.test
 $(CURDIR)/.cache/flink/beam-$(BEAM_RUNNER)-runner-flink-$(FLINK_MINOR).jar: tests/integration/flink/pom.xml
 	mkdir -p .cache/flink
 	mvn --quiet --batch-mode --file $< -Dbeam.version=$(BEAM_RUNNER) -Dflink.minor=$(FLINK_MINOR) \
-	  -Dproject.build.directory=$(CURDIR)/.cache/flink/maven package
+	  -Dfolder=$(CURDIR)/.cache/flink/maven package
 	mv .cache/flink/maven/flink-job-server-1.jar $@
 	rm -rf .cache/flink/maven
 
