@@ -6,6 +6,8 @@ Nothing is written but the files that are asked for.
 
 import argparse
 
+from pipeline.commands.written_file import write_file
+
 _RUN = "the --output folder of runs (its newest run), <output>/runs/<id>, or <output>/scores/run_id=<id>"
 
 
@@ -39,21 +41,9 @@ def call(args: argparse.Namespace) -> int:
     if args.json:
         import json
 
-        _write(args.json, json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n")
+        write_file(args.json, json.dumps(found.to_json(), indent=2, ensure_ascii=False) + "\n")
     if args.html:
         from pipeline.after.compare_page import comparison_page
 
-        _write(args.html, comparison_page(found, second))
+        write_file(args.html, comparison_page(found, second))
     return 0
-
-
-def _write(file: str, text: str) -> None:
-    from transforms import storage
-    from transforms.errors import ConfigError
-
-    try:
-        storage.write_bytes(storage.absolute(file), text.encode())
-    except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be written: {error}; give a path or URL that this process may write"
-        ) from error

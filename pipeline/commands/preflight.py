@@ -6,7 +6,8 @@ Nothing is published and nothing stays. The exit code is 2 when the night would 
 import argparse
 import time
 
-from pipeline.profiles import PROFILES
+from pipeline.commands.run import add_reading_arguments
+from pipeline.commands.written_file import write_file
 from transforms.errors import ConfigError, ExitCode
 
 
@@ -39,31 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="what listing the inputs may take; what is longer is reckoned (default: 60)",
     )
-    parser.add_argument(
-        "--path-column",
-        default="image_path",
-        metavar="NAME",
-        help="column of manifests that holds the paths (default: image_path)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a setting: limits.max_failure_rate=0.01; may be given several times",
-    )
-    parser.add_argument(
-        "--profile",
-        choices=list(PROFILES),
-        metavar="NAME",
-        help=f"where the run will be: {', '.join(PROFILES)}; flags of Beam after -- win over it",
-    )
-    parser.add_argument(
-        "--shared-disk",
-        action="store_true",
-        help="with --profile flink: every machine of the cluster has the local paths under the same names",
-    )
+    add_reading_arguments(parser)
 
 
 def call(args: argparse.Namespace) -> int:
@@ -114,11 +91,11 @@ def call(args: argparse.Namespace) -> int:
     if args.json:
         import json
 
-        _write(args.json, json.dumps(preflight_json(found), indent=2, ensure_ascii=False) + "\n")
+        write_file(args.json, json.dumps(preflight_json(found), indent=2, ensure_ascii=False) + "\n")
     if args.html:
         from pipeline.before.preflight_page import preflight_page
 
-        _write(args.html, preflight_page(found))
+        write_file(args.html, preflight_page(found))
     return ExitCode.WRONG_INPUT if found.reasons else ExitCode.PUBLISHED
 
 
@@ -130,14 +107,3 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("seconds", "list_seconds"):
         if not getattr(args, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be over 0, got {getattr(args, name)}")
-
-
-def _write(file: str, text: str) -> None:
-    from transforms import storage
-
-    try:
-        storage.write_bytes(storage.absolute(file), text.encode())
-    except OSError as error:
-        raise ConfigError(
-            f"{file} cannot be written: {error}; give a path or URL that this process may write"
-        ) from error

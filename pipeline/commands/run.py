@@ -59,6 +59,11 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="publish in spite of limits: with the --run-id of a refused run; the manifest records it",
     )
+    add_reading_arguments(parser)
+
+
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that say how inputs and configuration are read, and where."""
     parser.add_argument(
         "--path-column",
         default="image_path",
