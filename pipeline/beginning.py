@@ -169,7 +169,7 @@ def _chain(request: RunRequest, layout: RunLayout, model: LoadedModel) -> Chain 
 def _health(request: RunRequest, layout: RunLayout, scorer: Scorer) -> HealthPlan:
     settings = request.config.health
     try:
-        baseline, without = open_baseline(layout, settings)
+        baseline, without = open_baseline(layout, settings, scorer.labels)
     except OSError as error:
         raise ConfigError(
             f"health.baseline {settings.baseline} of {request.output} cannot be read: {error}; try again, or leave it "

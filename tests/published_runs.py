@@ -136,7 +136,7 @@ def publish_scores(
         **({"since_run": since_run} if since_run else {}),
     }
     settings = health or HealthSettings()
-    baseline, without = open_baseline(layout, settings)
+    baseline, without = open_baseline(layout, settings, names)
     plan = HealthPlan(settings, names, independent, model_id, {}, baseline, without)
     facts = RunFacts(
         layout,

@@ -141,6 +141,7 @@ def test_a_table_that_no_run_wrote_is_refused_by_name(tmp_path: Path) -> None:
         ({"class_counts": [-1, 1, 1]}, "at least 0"),
         ({"class_counts": [9, 9, 9]}, "contradict each other: 2 rows, 27"),
         ({"margin": {"edges": [0, 0], "counts": [2]}}, "edges must ascend"),
+        ({"margin": {"edges": [0, 0.5, 1], "counts": [1, 1]}}, "the edges of margin are not 100 equal steps"),
         ({"margin": 7}, "no distributions: TypeError"),
         ({"labels": None}, "no distributions: TypeError"),
     ],

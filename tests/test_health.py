@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.distributions import COLUMNS, Distributions, count
@@ -218,6 +218,7 @@ def test_many_classes_that_have_moved_are_told_in_one_line() -> None:
     assert "; 5 more, health.max_class_ratio allows 2" in ratio.text
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 3_000), st.integers(1, 3_000))
 def test_what_is_told_can_be_kept(seed: int, now: int, before: int) -> None:
     """Of any two samples: JSON without NaN, and drift only where a limit is passed."""

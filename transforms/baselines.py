@@ -6,7 +6,7 @@ not decide what this one is compared with.
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from transforms.distributions import Distributions, measure
 from transforms.errors import ConfigError
 from transforms.health import Baseline
 from transforms.layout import LATEST, RunLayout
-from transforms.publishing import is_published, latest_run_id, read_manifest
+from transforms.publishing import is_published, latest_run_id, pending_manifest, read_manifest
 from transforms.settings import HealthSettings
 from transforms.tables import METADATA_PREFIX
 
@@ -25,19 +25,23 @@ _LOG = logging.getLogger(__name__)
 _WAY_OUT = "name another run in health.baseline, or leave it out to compare with none"
 
 
-def open_baseline(layout: RunLayout, settings: HealthSettings) -> tuple[Baseline | None, str]:
+def open_baseline(
+    layout: RunLayout, settings: HealthSettings, labels: Sequence[str] | None
+) -> tuple[Baseline | None, str]:
     """Read the baseline of a run that begins.
 
     Args:
         layout: The new run.
         settings: Which baseline.
+        labels: C names of the new run's classes; None where they are not known yet.
 
     Returns:
-        It, or None and the reason. `latest` is the run that was published last; where that is a delta with too few
-        images to be compared with, it is the newest run of its chain with enough.
+        It, or None and the reason. `latest` is the run that was published last; where that has too few images to be
+        compared with, it is the newest with enough of those that it is a delta of, or else of those that it was
+        compared with in its turn.
 
     Raises:
-        ConfigError: The run is not published or damaged.
+        ConfigError: The run is not published or damaged, or it is pinned and no night could be compared with it.
     """
     if settings.baseline is None:
         return None, "no baseline is set (health.baseline)"
@@ -46,33 +50,100 @@ def open_baseline(layout: RunLayout, settings: HealthSettings) -> tuple[Baseline
         return None, f"no run is published in {layout.output} yet that this one could be compared with"
     if run_id == layout.run_id and not is_published(layout):
         return None, f"run {run_id} is the baseline itself"
-    manifest = _manifest(layout, run_id)
+    manifest, note = _manifest(layout, run_id, _cause(layout, settings))
     if settings.baseline == LATEST:
-        run_id, manifest = _large_enough(layout, run_id, manifest, settings.min_images)
+        run_id, manifest, note = _large_enough(layout, run_id, manifest, note, settings.min_images)
     try:
-        return _baseline(RunLayout(layout.output, run_id), manifest), ""
+        found = _baseline(RunLayout(layout.output, run_id), manifest, note)
     except (OSError, KeyError, TypeError, ValueError, AttributeError, pa.ArrowException) as error:
         reason = str(error).split("\n")[0]
         raise ConfigError(f"the baseline, run {run_id}, cannot be read: {reason}; {_WAY_OUT}") from error
+    if settings.baseline != LATEST:
+        _check_pinned(found, settings.min_images, labels)
+    if note:
+        _LOG.warning("the baseline is run %s: %s", run_id, note)
+    return found, ""
 
 
-def _manifest(layout: RunLayout, run_id: str) -> dict[str, Any]:
+def _check_pinned(baseline: Baseline, least: int, labels: Sequence[str] | None) -> None:
+    """Refuse a run that was chosen and is none that any night could be compared with: the gate would never close."""
+    run_id, rows = baseline.run_id, baseline.distributions.rows
+    if rows < least:
+        raise ConfigError(
+            f"the baseline, run {run_id}, has {rows} scored images, and health.min_images asks for {least}: no night "
+            f"would be judged; lower that, or {_WAY_OUT}"
+        )
+    theirs = baseline.distributions.labels
+    if labels is not None and not set(theirs) & set(labels):
+        raise ConfigError(
+            f"the baseline, run {run_id}, has no label in common with the model of this run ({theirs[0]!r} and "
+            f"{len(theirs) - 1} more, {labels[0]!r} and {len(labels) - 1} more): no night would be judged; {_WAY_OUT}"
+        )
+
+
+def _cause(layout: RunLayout, settings: HealthSettings) -> str:
+    return f"health.baseline is {settings.baseline}, and {layout.latest} names it" if settings.baseline == LATEST else ""
+
+
+def _manifest(layout: RunLayout, run_id: str, cause: str = "") -> tuple[dict[str, Any], str]:
+    """Return the manifest of a run, and what has to be known of it.
+
+    A run that is being replaced is not published meanwhile, and never where that was interrupted. Its plan is the whole
+    new manifest, answers and all: it was judged, and carrying it out is all that is left to do.
+    """
     earlier = RunLayout(layout.output, run_id)
-    if not is_published(earlier):
-        raise ConfigError(f"the baseline, run {run_id}, is not published in {layout.output}; {_WAY_OUT}")
-    return read_manifest(earlier, _WAY_OUT)
+    if is_published(earlier):
+        try:
+            return read_manifest(earlier, _WAY_OUT), ""
+        except ConfigError:
+            if is_published(earlier):
+                raise
+    # It may have been published while its plan was looked for.
+    if (pending := _pending(earlier)) is None and is_published(earlier):
+        return read_manifest(earlier, _WAY_OUT), ""
+    if pending is None:
+        said = f" ({cause})" if cause else ""
+        raise ConfigError(f"the baseline, run {run_id}, is not published in {layout.output}{said}; {_WAY_OUT}")
+    if pending.get("distributions") is None:
+        raise ConfigError(
+            f"the baseline, run {run_id}, is not published in {layout.output}: its publishing is under way, or was "
+            f"interrupted; {earlier.again(overwrite=False)} to complete it, or {_WAY_OUT}"
+        )
+    return pending, (
+        f"its publishing is under way, or was interrupted: {earlier.again(overwrite=False)} to complete it"
+    )
 
 
-def _large_enough(layout: RunLayout, run_id: str, manifest: dict[str, Any], least: int) -> tuple[str, dict[str, Any]]:
-    """Return the newest run of a chain of deltas that has enough images; the newest of all where none has."""
-    if _scored(manifest) >= least:
-        return run_id, manifest
-    for earlier in (manifest.get("since_run") or {}).get("chain", ()):
-        if is_published(RunLayout(layout.output, earlier)):
-            found = _manifest(layout, earlier)
-            if _scored(found) >= least:
-                return earlier, found
-    return run_id, manifest
+def _pending(earlier: RunLayout) -> dict[str, Any] | None:
+    try:
+        return pending_manifest(earlier)
+    except ConfigError as error:
+        raise ConfigError(
+            f"the baseline, run {earlier.run_id}, is not published: its publishing was interrupted, and {error}, or "
+            f"{_WAY_OUT}"
+        ) from error
+
+
+def _large_enough(
+    layout: RunLayout, run_id: str, manifest: dict[str, Any], note: str, least: int
+) -> tuple[str, dict[str, Any], str]:
+    """Return the newest run with enough images of those that a run follows; the run itself where none has."""
+    newest, asked, waiting = (run_id, manifest, note), {run_id}, [(run_id, manifest, note)]
+    while waiting:
+        found = waiting.pop(0)
+        if _scored(found[1]) >= least:
+            return found
+        for earlier in _followed(found[1]):
+            if earlier not in asked and is_published(RunLayout(layout.output, earlier)):
+                waiting.append((earlier, *_manifest(layout, earlier)))
+            asked.add(earlier)
+    return newest
+
+
+def _followed(manifest: Mapping[str, Any]) -> list[str]:
+    """Return the runs that one is a delta of, the newest first, and then the one that it was compared with."""
+    chain, compared = (manifest.get("since_run") or {}).get("chain", ()), (manifest.get("health") or {}).get("baseline")
+    return [*map(str, chain), *([compared] if isinstance(compared, str) else [])]
 
 
 def _scored(manifest: Mapping[str, Any]) -> int:
@@ -80,10 +151,11 @@ def _scored(manifest: Mapping[str, Any]) -> int:
     return int(ledger.get("scored", 0)) if isinstance(ledger, dict) else 0
 
 
-def _baseline(layout: RunLayout, manifest: dict[str, Any]) -> Baseline:
+def _baseline(layout: RunLayout, manifest: dict[str, Any], note: str) -> Baseline:
     told = manifest.get("distributions")
     distributions = _measured(layout, manifest) if told is None else Distributions.from_json(told)
-    return Baseline(layout.run_id, str(manifest["model_id"]), dict(manifest.get("fingerprints", {})), distributions)
+    fingerprints = dict(manifest.get("fingerprints", {}))
+    return Baseline(layout.run_id, str(manifest["model_id"]), fingerprints, distributions, note)
 
 
 def _measured(layout: RunLayout, manifest: dict[str, Any]) -> Distributions:

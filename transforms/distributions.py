@@ -141,6 +141,9 @@ class Distributions:
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"they are no distributions: {type(error).__name__} {error}") from error
+        units = {"confidence": read.confidence, "margin": read.margin}
+        if odd := next((name for name, h in units.items() if not np.array_equal(h.edges, probability_edges())), None):
+            raise ValueError(f"the edges of {odd} are not {BINS} equal steps from 0 to 1")
         sums = {int(h.counts.sum()) for h in (read.confidence, read.margin, read.entropy)}
         if sums != {read.rows} or read.rows != found.get("rows"):
             raise ValueError(f"their counts contradict each other: {found.get('rows')} rows, {read.rows}, {sums}")

@@ -2,8 +2,9 @@
 
 A model with the wrong preprocessing, a camera out of focus or a feed that has lost half of its classes fails no image.
 What it does is to move the mix of the answers and their confidence, and that is what is judged here. A figure passes
-its limit when it is over it without what sampling adds, and when chance alone would reach it in less than one of a
-thousand nights (divergence.py): small nights are noise, and are let pass rather than refused.
+its limit when it is over it without what sampling adds, and when chance alone would not have put it there: of a
+thousand nights of the baseline's population at most one is called drifted by any figure (divergence.py). Small nights
+are noise, and are let pass rather than refused.
 """
 
 import math
@@ -17,6 +18,8 @@ from transforms.settings import HealthSettings
 
 LEAST_SHARE = 0.005
 """A class with less of both runs is not judged alone: a feed of millions has rare classes that come and go."""
+_CHANCE_OF_A_FIGURE = CHANCE / 3
+"""Class mix, single classes and confidence share out what chance is given: it is meant for the night (Bonferroni)."""
 _MOST_MOVED = 5
 _SAME_CONFIDENCE = ("model", "scoring")
 
@@ -33,6 +36,8 @@ class Baseline:
     """Of its manifest."""
     distributions: Distributions
     """Of its answers."""
+    note: str = ""
+    """What has to be known of it; empty where nothing has."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,10 @@ class Health:
             return f"not judged: {self.note}"
         told = f" ({self.note})" if self.note else ""
         if not self.breaches:
-            figures = [f"{name} PSI {found.corrected_psi:.3f}" for name, found in self._figures()]
+            figures = [
+                f"{name} not compared, of too few images" if found.too_few else f"{name} PSI {found.corrected_psi:.3f}"
+                for name, found in self._figures()
+            ]
             return f"like run {self.baseline}{told}: {', '.join(figures)}"
         what = "; ".join(breach.text for breach in self.breaches)
         moved = f"; moved most: {', '.join(map(str, self.moved))}" if self.moved else ""
@@ -175,7 +183,7 @@ def judge(tonight: Distributions, plan: HealthPlan) -> Health:
         breaches += _breaches(confidence, "confidence", plan.settings)
     return replace(
         told,
-        note=_note(plan, baseline, mix_before, mix_now),
+        note=_note(plan, baseline, tonight),
         judged=True,
         class_mix=class_mix,
         confidence=confidence,
@@ -190,11 +198,14 @@ def _same(now: Mapping[str, str], before: Mapping[str, str]) -> bool:
     return all(now.get(name) == before.get(name) for name in _SAME_CONFIDENCE)
 
 
-def _note(plan: HealthPlan, baseline: Baseline, before: Mapping[str, int], now: Mapping[str, int]) -> str:
-    notes = []
+def _note(plan: HealthPlan, baseline: Baseline, tonight: Distributions) -> str:
+    notes = [baseline.note] if baseline.note else []
+    before, now = baseline.distributions.by_label(), tonight.by_label()
     if not _same(plan.fingerprints, baseline.fingerprints):
         whose = f"another model, {baseline.model_id}" if baseline.model_id != plan.model_id else "another scoring"
         notes.append(f"it has {whose}, and confidence is not judged")
+    elif baseline.distributions.independent != tonight.independent:
+        notes.append("only one of them has labels that exclude each other, and confidence is not judged")
     if gone := [label for label in before if label not in now]:
         notes.append(f"{len(gone)} of its labels are none of tonight's, {gone[0]} for example")
     if added := [label for label in now if label not in before]:
@@ -203,7 +214,7 @@ def _note(plan: HealthPlan, baseline: Baseline, before: Mapping[str, int], now: 
 
 
 def _breaches(found: Divergence, name: str, settings: HealthSettings) -> Iterator[Breach]:
-    if found.by_chance:
+    if not found.beyond(_CHANCE_OF_A_FIGURE):
         return
     for figure, title, value in (("psi", "PSI", found.corrected_psi), ("js", "Jensen-Shannon", found.corrected_js)):
         setting = f"max_{name}_{figure}"
@@ -220,7 +231,7 @@ def _ratios(moved: list[Moved], before: int, now: int, limit: float | None) -> I
         return
     # So many classes are asked at once: chance is shared out among them (Bonferroni), for both directions. Those with
     # small shares are asked, too: in a small sample any of them may seem large.
-    surely = math.log(CHANCE / (2 * sum(change.before + change.now > 0 for change in moved)))
+    surely = math.log(_CHANCE_OF_A_FIGURE / (2 * sum(change.before + change.now > 0 for change in moved)))
     passed = []
     for change in judged:
         # Half an image more in each, so that a class that is new or gone has a ratio (Haldane 1956, Anscombe 1956).

@@ -93,7 +93,7 @@ def _population(title: str, population: Population, rows: int) -> list[str]:
 
 def divergence_text(found: Divergence, *, paired: bool) -> str:
     """Say PSI and Jensen-Shannon, and of different images whether chance alone may have made them."""
-    if found.groups == 1 and not paired:
+    if found.too_few and not paired:
         return f"too few images for two groups of at least {LEAST_EXPECTED} to compare"
     plural = "" if found.groups == 1 else "s"
     chance = ", which may be chance" if found.by_chance and not paired else ""

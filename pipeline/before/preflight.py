@@ -187,7 +187,8 @@ class _Preflight:
             self._attempt("golden images", lambda: self._check_golden(contest, config))
         start_seconds = request.imports_seconds + self._clock() - started
         if layout is not None and config.health.baseline is not None:
-            self._attempt("baseline", lambda: self._check_baseline(layout, config))
+            labels = None if contest is None else contest.champion.labels
+            self._attempt("baseline", lambda: self._check_baseline(layout, config, labels))
         if contest is not None and listing is not None and listing.sample:
             self._attempt("sample", lambda: self._try(config, contest, listing, layout, start_seconds))
         return found
@@ -286,12 +287,13 @@ class _Preflight:
             text = f"{result.images} photos, largest difference {result.largest_difference:.2g}"
             self._say("golden images", "ok", text)
 
-    def _check_baseline(self, layout: RunLayout, config: RunConfig) -> None:
-        baseline, without = open_baseline(layout, config.health)
+    def _check_baseline(self, layout: RunLayout, config: RunConfig, labels: Sequence[str] | None) -> None:
+        baseline, without = open_baseline(layout, config.health, labels)
         if baseline is None:
             self._say("baseline", "note", without)
         else:
-            self._say("baseline", "ok", f"run {baseline.run_id}")
+            said = f"run {baseline.run_id}, {baseline.distributions.rows:,} images"
+            self._say("baseline", "note" if baseline.note else "ok", f"{said}; {baseline.note}".removesuffix("; "))
 
     def _try(
         self, config: RunConfig, contest: Contest, listing: Listing, layout: RunLayout | None, start_seconds: float
