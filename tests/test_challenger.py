@@ -167,6 +167,24 @@ def test_manifest_and_summary_tell_of_both(runs: Runs) -> None:
     assert both.counts["challenged_images"] == 15
 
 
+def test_the_gate_judges_the_answers_of_the_first_model_alone(
+    models: dict[str, Path], photos: Path, runs: Runs, tmp_path: Path
+) -> None:
+    """The same photos: with a challenger of other classes or without one, in the baseline or tonight, nothing moves."""
+    gate = {"baseline": "latest", "on_drift": "refuse", "min_images": 1}
+    for before, tonight in (
+        (runs.first, rivals(models, health=gate)),
+        (runs.both, config_of(models["first"], health=gate)),
+    ):
+        output = tmp_path / before.layout.run_id
+        shutil.copytree(before.layout.output, output)
+        result = run_quietly(tonight, [photos], output)
+        assert result.outcome.exit_code == ExitCode.PUBLISHED
+        manifest = json.loads(Path(result.layout.manifest).read_text())
+        assert (manifest["distributions"]["rows"], manifest["health"]["class_mix"]["psi"]) == (15, 0)
+        assert manifest["health"]["baseline"] == before.layout.run_id
+
+
 @pytest.mark.parametrize("quarantine", [False, pytest.param(True, marks=pytest.mark.heavy)])
 def test_both_roads_give_the_same_tables(models: dict[str, Path], photos: Path, runs: Runs, quarantine: bool) -> None:
     """The pipeline with its threads, and the plain loop, with a worker process as well."""

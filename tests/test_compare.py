@@ -107,6 +107,7 @@ def test_the_join_is_what_two_dictionaries_say(
     variation = {path: np.abs(old[path][0] - new[path][0]).sum() / 2 for path in shared}
     # So few images are all candidates: the order is exact.
     assert len(shared) <= 5 * CANDIDATES
+    assert (found.candidates, found.searched) == (len(shared), "")
     expected = sorted(variation.values(), reverse=True)[:5]
     assert [movement.change for movement in found.movements] == pytest.approx(expected, abs=1e-6)
     assert all(movement.change == pytest.approx(variation[movement.image_path]) for movement in found.movements)
@@ -133,6 +134,20 @@ def test_the_furthest_are_found_among_many(tmp_path: Path) -> None:
     found = publish_pair(tmp_path, first, second, {"group_rows": 50}, {"group_rows": 30})
     assert {movement.image_path for movement in found.movements[:3]} == {"7.png", "200.png", "399.png"}
     assert found.movements[3].change < 0.05
+    assert found.to_json()["movement_candidates"] == found.candidates == 5 * CANDIDATES
+
+
+def test_it_is_said_where_an_image_that_moved_far_may_be_missing(tmp_path: Path) -> None:
+    """One of 400 keeps its answer and exchanges all others, which the strongest answers do not show."""
+    first = np.tile(np.array([0.4, 0.3, 0.3, 0.0]), (400, 1))
+    second = np.tile(np.array([0.41, 0.29, 0.3, 0.0]), (400, 1))
+    second[7] = [0.4, 0.0, 0.3, 0.3]
+    found = publish_pair(tmp_path, first, second, {"group_rows": 50}, {"group_rows": 30})
+    assert "7.png" not in {movement.image_path for movement in found.movements}
+    assert found.searched == "among the 20 images whose strongest answers moved most"
+    assert f"  moved furthest, by total variation, {found.searched}" in comparison_text(found, 3).splitlines()
+    page = comparison_page(found, find_run(f"{tmp_path}/runs/new"))
+    assert f"By total variation, {found.searched}: what is said of each image is exact, but one that moved far" in page
 
 
 def test_labels_are_matched_by_name(tmp_path: Path) -> None:
@@ -277,6 +292,7 @@ def test_the_command_prints_and_writes_what_it_is_asked_for(tmp_path: Path, caps
     assert "by_chance" not in told["shared_images"]["class_mix"]
     page = (tmp_path / "c.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 3
+    assert "By total variation, of all images that both have scored." in page
     assert tree(output) == before
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.benchmarks.false_alarms import called_drifted, certainty
 from transforms.distributions import COLUMNS, Distributions, count
 from transforms.health import Baseline, Health, HealthPlan, judge
 from transforms.probabilities import softmax, summarise
@@ -216,6 +218,81 @@ def test_many_classes_that_have_moved_are_told_in_one_line() -> None:
     )
     assert ratio.text.startswith("10 classes: ")
     assert "; 5 more, health.max_class_ratio allows 2" in ratio.text
+
+
+@pytest.mark.parametrize("images", [1, 5, 20])
+@pytest.mark.parametrize("before", [1, 20, 50_000])
+def test_tiny_nights_that_are_judged_pass_where_they_are_alike(images: int, before: int) -> None:
+    """With min_images 1: no error, no alarm in 20 pairs, and what was not compared is said."""
+    for seed in range(20):
+        nights = drawn(EVEN, before, 2 * seed, LABELS), drawn(EVEN, images, 2 * seed + 1, LABELS)
+        health = judge(nights[1], plan(nights[0], min_images=1))
+        assert (health.judged, health.breaches) == (True, ())
+        assert health.class_mix is not None
+        if images == 1 and health.class_mix.held > 1:
+            assert str(health) == "like run last: class mix not compared, of too few images, confidence PSI 0.000"
+
+
+def test_twenty_images_that_nothing_explains_are_drift() -> None:
+    """All of one class out of ten, where min_images allows to say so; of five images nothing is proven but this."""
+    one = [0.0] * 9 + [1.0]
+    before = drawn(EVEN, 50_000, 1, LABELS)
+    assert "max_class_mix_psi" in passed(judge(drawn(one, 20, 2, LABELS), plan(before, min_images=1)))
+    assert passed(judge(drawn(one, 5, 2, LABELS), plan(before, min_images=1))) <= {"max_class_ratio"}
+
+
+def test_a_night_of_one_class_is_like_another() -> None:
+    """There is one group, and that is no want of images: nothing has moved."""
+    one = [1.0] + [0.0] * 9
+    health = judge(drawn(one, 300, 1, LABELS), plan(drawn(one, 900, 2, LABELS)))
+    assert str(health) == "like run last: class mix PSI 0.000, confidence PSI 0.000"
+
+
+def test_nothing_but_failures_is_not_judged() -> None:
+    """Neither tonight nor in the baseline, even where one image would be enough."""
+    none, some = answers(EVEN, 0, 1), answers(EVEN, 300, 2)
+    assert str(judge(none, plan(some, min_images=1))) == (
+        "not judged: tonight has 0 scored images, health.min_images asks for 1"
+    )
+    assert str(judge(some, plan(none, min_images=1))) == (
+        "not judged: run last has 0 scored images, health.min_images asks for 1"
+    )
+
+
+def test_confidence_of_labels_that_do_not_exclude_each_other_is_not_compared_with_that_of_some_that_do() -> None:
+    """A probability of softmax is none of sigmoid's; the mix of strongest labels is judged, and it is said."""
+    before = answers(EVEN, 2_000, 2)
+    tonight = replace(answers(EVEN, 2_000, 1, sure=2), independent=True)
+    health = judge(tonight, plan(before))
+    assert (health.confidence, health.breaches) == (None, ())
+    assert health.note == "only one of them has labels that exclude each other, and confidence is not judged"
+    told = judge(tonight, plan(before, fingerprints={"scoring": "new"})).note
+    assert told == "it has another scoring, and confidence is not judged"
+
+
+def test_what_has_to_be_known_of_a_baseline_is_told() -> None:
+    """Before its figures are believed."""
+    known = plan(answers(EVEN, 300, 2))
+    assert known.baseline is not None
+    health = judge(answers(EVEN, 300, 1), replace(known, baseline=replace(known.baseline, note="it was interrupted")))
+    assert str(health).startswith("like run last (it was interrupted): class mix PSI 0.")
+
+
+@pytest.mark.parametrize(("before", "now"), [(50, 200), (200, 50), (1_000, 100_000), (100_000, 200)])
+@pytest.mark.parametrize("classes", [2, 10, 1_000])
+def test_healthy_nights_pass_whatever_their_sizes(before: int, now: int, classes: int) -> None:
+    """Of 60 pairs of very uneven mixes at most one is called drifted, of which chance expects 0.06."""
+    mix = 1 / np.arange(1, classes + 1) ** 1.5
+    assert called_drifted(60, (before, now), mix / mix.sum(), seed=2)["any"] <= 1
+
+
+def test_planted_drift_of_a_simulated_feed_is_seen() -> None:
+    """One of ten classes tripled, and the confidence of blurred photos: in each of ten nights of 1,000 images."""
+    even = np.full(10, 0.1)
+    more = np.where(np.arange(10) == 3, 3, 1) / 12
+    tripled = called_drifted(10, (100_000, 1_000), even, more)
+    assert (tripled["max_class_mix_psi"], tripled["max_confidence_psi"]) == (10, 0)
+    assert called_drifted(10, (100_000, 1_000), even, sure=certainty(sharp=False))["max_confidence_psi"] == 10
 
 
 @settings(max_examples=40, deadline=None)

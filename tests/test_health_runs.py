@@ -13,6 +13,7 @@ from pipeline.cli import main
 from pipeline.config import RunConfig, load_config
 from tests.model_zoo import pooled_model
 from tests.runs import run_quietly, small_config, write_config
+from transforms import publishing
 from transforms.errors import ExitCode
 from transforms.publishing import Outcome
 
@@ -61,6 +62,38 @@ def test_a_night_of_other_pictures_closes_the_gate(
     assert warning.getMessage().startswith("the answers of run red have drifted from run second: class mix")
     told = json.loads((output / "runs" / "red" / "manifest.json").read_text(encoding="utf-8"))
     assert (told["health"]["overridden"], told["distributions"]["rows"]) == (True, 300)
+
+
+def test_an_interrupted_replacement_of_the_newest_run_stops_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The next night is compared with what is about to be published, and the command that is told publishes it."""
+    pictures = paint(tmp_path / "a", np.random.default_rng(4).integers(0, 256, (20, 3)))
+    gate = {**GATE, "min_images": 5}
+    config = write_config(small_config(pooled_model(tmp_path / "model"), health=gate), tmp_path / "config.yaml")
+    output = tmp_path / "out"
+
+    def run_night(run_id: str, *more: str) -> int:
+        command = ["run", "--config", str(config), "--input", str(pictures), "--output", str(output)]
+        return main([*command, "--run-id", run_id, *more])
+
+    def killed(*_: object) -> None:
+        raise OSError("the machine went down")
+
+    assert run_night("first") == 0
+    with pytest.MonkeyPatch.context() as kill:
+        kill.setattr(publishing, "carry_out", killed)
+        assert run_night("first", "--overwrite") == ExitCode.INTERRUPTED
+    assert not (output / "runs" / "first" / "_SUCCESS").exists()
+    capsys.readouterr()
+    assert run_night("second") == 0
+    assert (
+        "  health    like run first (its publishing is under way, or was interrupted: run again with --run-id first to "
+        "complete it): class mix PSI 0.000"
+    ) in capsys.readouterr().out
+    assert run_night("first") == 0
+    assert capsys.readouterr().out.startswith("run first was scored before, and its publishing is complete now: ")
+    assert (output / "runs" / "first" / "_SUCCESS").exists()
 
 
 def test_a_baseline_that_is_gone_is_told_before_anything_is_scored(

@@ -17,9 +17,7 @@ def difference(a: Floats, b: Floats) -> Floats:
     return np.abs(a[:, 0] / a.sum(1) - b[:, 0] / b.sum(1))
 
 
-@given(
-    st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any), st.integers(0, 400), st.integers(0, 2**32 - 1)
-)
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8).filter(any), st.integers(0, 400), st.integers(0, 2**32 - 1))
 def test_splits_share_out_every_row_once(pooled: list[int], rows: int, seed: int) -> None:
     """Two samples of the sizes that were asked for, which hold together what there was."""
     counts = np.array(pooled)
@@ -91,6 +89,7 @@ def test_wide_tables_are_split_in_pieces() -> None:
     seen: list[int] = []
 
     def reached(a: Floats, b: Floats) -> Floats:
+        assert (a + b == pooled).all()
         seen.append(len(a))
         return np.ones(len(a))
 

@@ -50,7 +50,7 @@ def open_baseline(
         return None, f"no run is published in {layout.output} yet that this one could be compared with"
     if run_id == layout.run_id and not is_published(layout):
         return None, f"run {run_id} is the baseline itself"
-    manifest, note = _manifest(layout, run_id, _cause(layout, settings))
+    manifest, note = _manifest(layout, run_id, named=settings.baseline == LATEST)
     if settings.baseline == LATEST:
         run_id, manifest, note = _large_enough(layout, run_id, manifest, note, settings.min_images)
     try:
@@ -81,15 +81,16 @@ def _check_pinned(baseline: Baseline, least: int, labels: Sequence[str] | None) 
         )
 
 
-def _cause(layout: RunLayout, settings: HealthSettings) -> str:
-    return f"health.baseline is {settings.baseline}, and {layout.latest} names it" if settings.baseline == LATEST else ""
-
-
-def _manifest(layout: RunLayout, run_id: str, cause: str = "") -> tuple[dict[str, Any], str]:
+def _manifest(layout: RunLayout, run_id: str, *, named: bool = False) -> tuple[dict[str, Any], str]:
     """Return the manifest of a run, and what has to be known of it.
 
     A run that is being replaced is not published meanwhile, and never where that was interrupted. Its plan is the whole
     new manifest, answers and all: it was judged, and carrying it out is all that is left to do.
+
+    Args:
+        layout: The new run.
+        run_id: The run to read.
+        named: Whether latest.json names it, and not the user.
     """
     earlier = RunLayout(layout.output, run_id)
     if is_published(earlier):
@@ -102,7 +103,7 @@ def _manifest(layout: RunLayout, run_id: str, cause: str = "") -> tuple[dict[str
     if (pending := _pending(earlier)) is None and is_published(earlier):
         return read_manifest(earlier, _WAY_OUT), ""
     if pending is None:
-        said = f" ({cause})" if cause else ""
+        said = f" (health.baseline is latest, and {layout.latest} names it)" if named else ""
         raise ConfigError(f"the baseline, run {run_id}, is not published in {layout.output}{said}; {_WAY_OUT}")
     if pending.get("distributions") is None:
         raise ConfigError(

@@ -295,7 +295,8 @@ class HealthSettings(Settings):
 
     baseline: str | None = Field(default=None, json_schema_extra={"pattern": _RUN_ID})
     """The run to compare with: latest, which is the one published last in the same output, or the id of one, which is
-    pinned. Left out, nothing is compared."""
+    pinned. Left out, nothing is compared. A pinned run has to be published, with min_images and a label of tonight's
+    model."""
     on_drift: Literal["warn", "refuse"] = "warn"
     """What to do when a limit is passed: warn publishes and says so, in the manifest too; refuse does not publish (exit
     code 5)."""

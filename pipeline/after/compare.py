@@ -2,7 +2,8 @@
 
 On the images that both have scored: how many answers differ, and which. On all images: how far class mix and
 confidence have moved. The images that moved furthest are found in two passes: the narrow columns name candidates, and
-only of those are the probabilities read.
+only of those are the probabilities read. So each movement is exact, and their order is; that no other image has moved
+further is certain only where all are candidates. Certainty would cost the probabilities of all images, in two orders.
 """
 
 from collections.abc import Iterator, Sequence
@@ -149,7 +150,19 @@ class Comparison:
     movement: Measure
     """What `change` means."""
     movements: tuple[Movement, ...]
-    """The furthest first."""
+    """The furthest first of the candidates."""
+
+    @property
+    def candidates(self) -> int:
+        """Of how many images the probabilities were read: those whose strongest answers have moved most."""
+        return len(self.joined.candidates.score)
+
+    @property
+    def searched(self) -> str:
+        """Among which images those that moved furthest were looked for, for a person; empty for all of them."""
+        if self.candidates == self.joined.images:
+            return ""
+        return f"among the {self.candidates} images whose strongest answers moved most"
 
     @property
     def flip_rate(self) -> float | None:
@@ -187,6 +200,7 @@ class Comparison:
             "all_images": self.all_images.to_json(),
             "shared_images": self.shared_images.to_json(),
             "movement": self.movement,
+            "movement_candidates": self.candidates,
             "movements": [
                 {
                     **moved._asdict(),

@@ -40,6 +40,7 @@ def comparison_page(found: Comparison, run: PublishedRun, seconds: float = 20.0)
         flips=[(flip.before, flip.now, count_text(flip.images)) for flip in found.flips[:_FLIPS]],
         more_flips=max(len(found.flips) - _FLIPS, 0),
         movement=found.movement,
+        searched=found.searched,
         movements=[(images[moved.image_path], _lines(moved)) for moved in found.movements],
         facts=_facts(found),
     )

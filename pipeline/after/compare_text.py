@@ -110,7 +110,7 @@ def _flips(found: Comparison, rows: int) -> list[str]:
 def _movements(found: Comparison, rows: int) -> list[str]:
     if not found.movements[:rows]:
         return []
-    lines = [f"  moved furthest, by {found.movement}"]
+    lines = [f"  moved furthest, by {found.movement}{found.searched and f', {found.searched}'}"]
     return lines + [f"    {_movement(moved)}" for moved in found.movements[:rows]]
 
 

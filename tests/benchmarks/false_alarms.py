@@ -11,6 +11,7 @@ the classes. The same seed gives the same rows.
 import argparse
 import itertools
 import math
+import sys
 from collections import Counter
 from collections.abc import Iterator
 
@@ -130,11 +131,12 @@ def main() -> None:
     healthy = 0
     for what, found in rows(args.nights, args.seed):
         said = ", ".join(f"{name} {count}" for name, count in sorted(found.items()))
-        print(f"{what} | {said or 'none'}", flush=True)
+        sys.stdout.write(f"{what} | {said or 'none'}\n")
+        sys.stdout.flush()
         if what.startswith("healthy"):
             total.update(found)
             healthy += args.nights
-    print(f"all healthy nights: {healthy}, of these {dict(total)}")
+    sys.stdout.write(f"all healthy nights: {healthy}, of these {dict(total)}\n")
 
 
 if __name__ == "__main__":
