@@ -1,5 +1,6 @@
 """How far apart two samples are: by table, against slow obvious versions, and against what chance does."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -23,7 +24,6 @@ from transforms.divergence import (
     population_stability_index,
     rare_groups,
 )
-from transforms.resampling import random_splits
 
 COUNTS = st.integers(0, 10_000)
 
@@ -127,17 +127,19 @@ def test_chance_is_that_of_the_figure_that_is_told(samples: tuple[list[int], lis
     if found.groups == 1:
         assert (found.psi, found.chance) == (0, 1)
         return
-    firsts, seconds = random_splits(np.random.default_rng(resampling._SEED), a + b, int(a.sum()), 20)
-    reached = 0
-    for first, second in zip(firsts, seconds, strict=True):
-        groups = group(first, second)
-        split = diverge(merge(first, groups), merge(second, groups))
-        reached += split.psi - split.expected_psi >= found.psi - found.expected_psi - 1e-9
+    pooled, rows = a + b, int(a.sum())
+    rng, reached, drawn = resampling.generator(pooled, rows), 0, 0
+    for draws in itertools.islice(resampling.batches(len(pooled)), 3):
+        for first, second in zip(*resampling.random_splits(rng, pooled, rows, draws), strict=True):
+            groups = group(first, second)
+            split = diverge(merge(first, groups), merge(second, groups))
+            reached += split.psi - split.expected_psi >= found.psi - found.expected_psi - 1e-9
+        drawn += draws
+        if reached >= 20:  # no more splits were made
+            assert found.chance == (reached + 1) / (drawn + 1)
+            return
     assert found.chance is not None
-    if reached >= 10:  # no more splits were made
-        assert found.chance == (reached + 1) / 21
-    else:
-        assert (reached + 1) / 3_000 <= found.chance
+    assert (reached + 1) / 12_000 <= found.chance < 0.5
 
 
 @given(two_samples())

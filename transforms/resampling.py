@@ -6,7 +6,7 @@ and the seen one together, it is the seen one that is among the k largest in k o
 approximation for large samples is in it (R. A. Fisher, The Design of Experiments, 1935; for random splits M. Dwass,
 Modified Randomization Tests for Nonparametric Hypotheses, 1957; B. Phipson and G. K. Smyth, Permutation P-values Should
 Never Be Zero, 2010). Splits end early where the answer is sure not to be small, as in J. Besag and P. Clifford,
-Sequential Monte Carlo p-values, 1991: half of all healthy nights need twenty.
+Sequential Monte Carlo p-values, 1991: half of all healthy nights need less than a hundred.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,13 +14,15 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
-DRAWS = 2_999
-"""Splits: 1 / (DRAWS + 1) is what can be proven at best, a third of a thousandth."""
+FEW_CLASSES = 100
+"""Up to so many a split costs little."""
+DRAWS, DRAWS_OF_MANY = 11_999, 5_999
+"""Splits of few classes, and of more. A third of a thousandth is what has to be proven: four of 12,000 or two of 6,000
+cases, so that it is no single lucky split that decides."""
 _FIRST_DRAWS = 20
-_ENOUGH = 10
+_ENOUGH = 20
 _MOST_NUMBERS = 1 << 20
 _MOST_EXACT = 10**9
-_SEED = 20_100_901
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -40,9 +42,9 @@ def chance_of(pooled: Ints, rows: int, statistic: Callable[[Floats, Floats], Flo
         In [1 / (DRAWS + 1), 1]. It is at most x in at most x of all cases in which both samples are of one population,
         for every x below _ENOUGH / DRAWS. The same samples always give the same number.
     """
-    rng = np.random.default_rng(_SEED)
+    rng = generator(pooled, rows)
     reached = drawn = 0
-    for draws in _draws(len(pooled)):
+    for draws in batches(len(pooled)):
         first = random_splits(rng, pooled, rows, draws)
         # As large counts: a figure that differs in rounding only is the same.
         reached += int(np.count_nonzero(statistic(*first) >= found - 1e-9 * max(1.0, abs(found))))
@@ -52,9 +54,17 @@ def chance_of(pooled: Ints, rows: int, statistic: Callable[[Floats, Floats], Flo
     return (reached + 1) / (drawn + 1)
 
 
-def _draws(classes: int) -> Iterator[int]:
+def generator(pooled: Ints, rows: int) -> np.random.Generator:
+    """Return where the splits of these samples come from.
+
+    Seeded with what the splits do not change. One seed for all samples would give all nights of a feed the same luck.
+    """
+    return np.random.default_rng([rows, *pooled.tolist()])
+
+
+def batches(classes: int) -> Iterator[int]:
     """Say how many splits to draw at once: twice as many each time, up to what some megabytes hold."""
-    left, draws = DRAWS, _FIRST_DRAWS
+    left, draws = DRAWS if classes <= FEW_CLASSES else DRAWS_OF_MANY, _FIRST_DRAWS
     while left:
         draws = min(draws, left, max(_MOST_NUMBERS // classes, 1))
         yield draws
