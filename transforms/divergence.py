@@ -5,9 +5,9 @@ scoring calls less than 0.1 stable and more than 0.25 another population. That r
 of one population have a PSI of about (B - 1) (1/n + 1/m) in the mean for B groups and n and m rows (B. Yurdakul,
 Statistical Properties of Population Stability Index, Western Michigan University 2018). So that is taken off before PSI
 is held against a limit. Its distribution is that of chi-square times (1/n + 1/m) only where every group has many rows:
-of nights of 200 images beside a baseline of 100,000, five times as many exceeded what chi-square gives to one of a
-thousand, for a class of five images has the logarithm of a small number in its term, and which classes are large enough
-to be compared alone is read off the same images. How often chance exceeds a figure is therefore counted, groups and
+of 2,000 nights of 50 images of ten classes beside 100,000, 19 exceeded what chi-square gives to two, for a class of
+five images has the logarithm of a small number in its term, and which classes are large enough to be compared alone is
+read off the same images. How often chance exceeds a figure is therefore counted, groups and
 all, in random splits of what both samples hold together (resampling.py).
 
 Jensen-Shannon (J. Lin, Divergence Measures Based on the Shannon Entropy, 1991) lies in [0, 1] in base 2, however far
