@@ -23,11 +23,8 @@ from transforms.errors import ConfigError
 from transforms.health import HealthPlan
 from transforms.inputs import InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
-from transforms.publishing import (
-    complete,
-    is_published,
-    pending_manifest,
-)
+from transforms.outcomes import is_published
+from transforms.publishing import complete, pending_manifest
 from transforms.publishing_plan import check_places
 from transforms.redaction import redact_value
 from transforms.scoring import Scorer

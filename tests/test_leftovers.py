@@ -17,7 +17,8 @@ from transforms import publishing, storage
 from transforms.claims import RunClaim, TakenError
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
-from transforms.publishing import complete, is_published
+from transforms.outcomes import is_published
+from transforms.publishing import complete
 from transforms.staging import claim_staging
 from transforms.tables import FAILURES_SCHEMA
 

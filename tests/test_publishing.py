@@ -15,20 +15,12 @@ import pytest
 
 from tests.runs import tree
 from transforms import publishing, storage
-from transforms.errors import ConfigError, ExitCode, FailureCode, RunError, Stage
+from transforms.errors import ConfigError, ExitCode, FailureCode, Stage
 from transforms.layout import ALL_TABLES, RunLayout, Table
+from transforms.outcomes import is_published, read_attempt, read_outcome
 from transforms.part_files import PartWriter
 from transforms.part_groups import GroupWriter, TableFiles
-from transforms.publishing import (
-    ChallengerFacts,
-    Ledger,
-    RunFacts,
-    complete,
-    is_published,
-    publish,
-    read_attempt,
-    read_outcome,
-)
+from transforms.publishing import ChallengerFacts, Ledger, RunFacts, complete, publish
 from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 from transforms.staging import Adopted, StagedTable, claim_staging
@@ -449,13 +441,6 @@ def test_runs_of_two_names_published_at_once_are_both_whole(tmp_path: Path) -> N
         assert [outcome.exit_code for outcome in outcomes] == [0, 0]
         assert [by_success(facts.layout) for facts in all_facts] == [("one",), ("two",)]
         assert by_pointer(str(output)) in (("one",), ("two",))
-
-
-def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path: Path) -> None:
-    """Neither published nor refused: interrupted."""
-    with pytest.raises(RunError, match="run again with --run-id night to continue it") as caught:
-        read_outcome(RunLayout(str(tmp_path), "night"))
-    assert caught.value.exit_code == ExitCode.INTERRUPTED
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]x"])

@@ -14,7 +14,8 @@ from transforms import publishing, storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
-from transforms.publishing import RunFacts, complete, is_published, publish, read_outcome
+from transforms.outcomes import is_published, read_outcome
+from transforms.publishing import RunFacts, complete, publish
 from transforms.publishing_plan import check_places, read_plan
 
 pytest_plugins = ["tests.s3_store"]

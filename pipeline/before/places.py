@@ -9,7 +9,7 @@ from transforms import storage
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
 from transforms.layout import TABLES, RunLayout
-from transforms.publishing import is_published
+from transforms.outcomes import is_published
 from transforms.publishing_plan import check_places
 
 
