@@ -20,7 +20,8 @@ from transforms.errors import ConfigError, FailureCode, Stage
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
 from transforms.load_plan import load_rows
-from transforms.models import Classifier, fill_up, load_model
+from transforms.model_calls import fill_up
+from transforms.models import Classifier, load_model
 from transforms.predicting import Answers, BatchPredictor, Pixels, Predict, is_out_of_memory
 from transforms.records import Failure, ImageBatch, now_us
 from transforms.redaction import redact
