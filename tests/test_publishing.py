@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.runs import tree
-from transforms import publishing, storage
+from transforms import moving, publishing, storage
 from transforms.errors import ConfigError, ExitCode, FailureCode, Stage
 from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.outcomes import is_published, read_attempt, read_outcome
@@ -259,7 +259,13 @@ class KilledError(Exception):
     """Stands for kill -9 at a call of the storage."""
 
 
-STEPS = ("write_bytes", "_transfer", "rename", "delete_file", "delete_folder")
+STEPS = (
+    (storage, "write_bytes"),
+    (moving, "_transfer"),
+    (os, "rename"),
+    (moving, "delete_file"),
+    (moving, "delete_folder"),
+)
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
@@ -281,8 +287,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 
     # A copy within a store and a rename on a disk are done or not.
     halves = {"delete_folder": half_of_a_folder}
-    for name in STEPS:
-        module = os if name == "rename" else storage
+    for module, name in STEPS:
         half = halves.get(name, lambda *_: None)
         monkeypatch.setattr(module, name, counted(getattr(module, name), half))
 

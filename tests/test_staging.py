@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import storage, tables
+from transforms import moving, storage, tables
 from transforms.errors import ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.part_files import PartWriter, write_empty_file
@@ -148,7 +148,7 @@ def test_object_is_adopted_with_the_digest_beside_it(
     claim(bucket)
     file = stage(bucket, "a")
     if not beside:
-        storage.delete_file(f"{file.path}.sha256")
+        moving.delete_file(f"{file.path}.sha256")
     assert claim(bucket) == (Adopted((file,), 1) if beside else Adopted((), 0))
     said = f"staged file {file.path} is not adopted: nothing says the SHA-256 that it was closed with"
     assert (said in caplog.text) is not beside

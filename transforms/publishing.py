@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.distributions import measure
 from transforms.errors import ConfigError, ExitCode
 from transforms.health import Health, HealthPlan, judge
@@ -257,12 +257,12 @@ def complete(layout: RunLayout) -> bool:
         _leave_staging(layout)
         return True
     check_feasible(layout, plan)
-    storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
+    moving.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
     # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
-    storage.delete_file(layout.manifest)
+    moving.delete_file(layout.manifest)
     # Nor a report of other rows than there are.
     for stale in (*layout.reports, *layout.refusal):
-        storage.delete_file(stale)
+        moving.delete_file(stale)
     carry_out(layout, plan)
     storage.write_bytes(layout.manifest, _manifest_json(manifest))
     storage.write_bytes(layout.success, b"")
@@ -274,9 +274,9 @@ def complete(layout: RunLayout) -> bool:
 def _leave_staging(layout: RunLayout) -> None:
     # The plan goes last: whoever is killed before leaves it to the next one, and no file that nobody looks for.
     for name in (*ALL_TABLES, *FOLDERS):
-        storage.delete_folder(storage.join(layout.staging, name))
-    storage.delete_file(layout.staged_identity)
-    storage.delete_folder(layout.staging)
+        moving.delete_folder(storage.join(layout.staging, name))
+    moving.delete_file(layout.staged_identity)
+    moving.delete_folder(layout.staging)
 
 
 def _is_newest(layout: RunLayout, manifest: dict[str, Any]) -> bool:
