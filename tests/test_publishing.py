@@ -17,7 +17,7 @@ from tests.runs import tree
 from transforms import moving, publishing, storage
 from transforms.errors import ConfigError, ExitCode, FailureCode, Stage
 from transforms.layout import ALL_TABLES, RunLayout, Table
-from transforms.outcomes import is_published, read_attempt, read_outcome
+from transforms.outcomes import Outcome, is_published, read_attempt, read_outcome
 from transforms.part_files import PartWriter
 from transforms.part_groups import GroupWriter, TableFiles
 from transforms.publishing import ChallengerFacts, Ledger, RunFacts, complete, publish
@@ -435,9 +435,7 @@ def test_runs_of_two_names_published_at_once_are_both_whole(tmp_path: Path) -> N
         staged = [stage(facts, [facts.layout.run_id]) for facts in all_facts]
         together = threading.Barrier(2)
 
-        def launch(
-            facts: RunFacts, files: list[WrittenFile], together: threading.Barrier = together
-        ) -> publishing.Outcome:
+        def launch(facts: RunFacts, files: list[WrittenFile], together: threading.Barrier = together) -> Outcome:
             together.wait(60)
             return publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
 
