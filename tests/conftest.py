@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 # So that what these modules assert says which values they had, as in a test.
-pytest.register_assert_rewrite("tests.integration.killed_run")
+pytest.register_assert_rewrite("tests.browser", "tests.integration.killed_run")
 
 
 @pytest.fixture(scope="session")
