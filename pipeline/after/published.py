@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.errors import InputError
 from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, RunLayout, Table, absolute_folder, is_run_id
-from transforms.publishing import MANIFEST_VERSION, is_published
+from transforms.outcomes import MANIFEST_VERSION, is_published
 from transforms.settings import CalibrationSettings
 from transforms.tables import METADATA_PREFIX
 
@@ -210,7 +210,9 @@ def locate_layout(text: str) -> RunLayout:
     if kind == "runs" and name:
         return RunLayout(storage.parent(above), name)
     if storage.is_folder(storage.join(folder, "runs")):
-        raise InputError(f"run {text}: there are runs, but none was ever published (no latest.json); {_FORMS}")
+        raise InputError(
+            f"run {text}: there is a folder of runs, but none was ever published (no latest.json); {_FORMS}"
+        )
     raise InputError(f"run {text}: there is no run at {folder}; {_FORMS}")
 
 
