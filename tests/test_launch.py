@@ -41,6 +41,25 @@ def test_a_local_run_is_not_launched(workplace: Path, capsys: pytest.CaptureFixt
     assert not (workplace / "scores").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--profile", "flink", "--", "--flink_master=[local]"], "the Flink cluster that --flink_master names"),
+        (["--", "--runner=PrismRunner"], "with any other engine take score-images run"),
+        (["--", "--runner=PortableRunner", "--job_endpoint=localhost:1"], "with any other engine take score-images run"),
+        (["--", "--runner=FlinkRunner", "--flink_master=jm:8081"], "without --flink_submit_uber_jar a job server"),
+        (["--profile", "flink", *FLINK, "--environment_type=LOOPBACK"], "LOOPBACK starts the workers in the launcher"),
+    ],
+)
+def test_what_would_end_with_the_launcher_is_not_launched(
+    workplace: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    """Nor what could be launched twice, because nobody can ask for its job."""
+    assert launch(workplace, "--shared-disk", *flags) == 2
+    assert says in capsys.readouterr().err
+    assert not (workplace / "scores").exists()
+
+
 def test_local_files_are_launched_on_flink_where_the_disk_is_shared(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -83,8 +102,9 @@ def test_how_a_job_is_followed() -> None:
     assert told["follow"] == page
     assert told["cancel"] == "gcloud dataflow jobs cancel 2026-1 --region=europe-west4 --project=my-project"
     assert told["published"] == "gs://b/scores/runs/n1/_SUCCESS"
-    flink = dict(following(Job("flink", "score-images-n1", "abc", address="jobmanager:8081"), layout))
-    assert flink["follow"] == "http://jobmanager:8081/#/job/running/abc"
+    flink = dict(following(Job("flink", "score-images-n1", "abc", address="https://jobmanager:8081"), layout))
+    assert flink["follow"] == "https://jobmanager:8081/#/job/running/abc"
+    assert flink["cancel"] == "curl -X PATCH 'https://jobmanager:8081/jobs/abc?mode=cancel'"
 
 
 @pytest.mark.parametrize(
