@@ -13,7 +13,7 @@ from pipeline.options import find_flags, flag_names, runner_kind
 from pipeline.profiles import told_flags
 from pipeline.run_pipeline import build_pipeline
 from pipeline.run_records import RunRequest
-from pipeline.submitting import submit
+from pipeline.submitting import leave, submit
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
@@ -47,7 +47,8 @@ def launch(request: RunRequest) -> Launched:
         if isinstance(prepared, str):
             claim.tidy()
             return Launched(layout, prepared, None)
-        _, job = submit(build_pipeline(request, prepared.checked, prepared.adopted))
+        result, job = submit(build_pipeline(request, prepared.checked, prepared.adopted))
+        leave(result)
     return Launched(layout, None, job)
 
 

@@ -74,6 +74,15 @@ def submit(pipeline: beam.Pipeline) -> tuple[PipelineResult, Job]:
     return result, Job(kind, name, find_job(master, name), address=redact_url(master))
 
 
+def leave(result: PipelineResult) -> None:
+    """Take back what Beam takes back at the end of a job that somebody waits for: the jar that Flink was given.
+
+    The job has a copy of it. Left there, each night would add the size of Beam's runner to the JobManager's disk.
+    """
+    for job in getattr(getattr(result, "_job_service", None), "_jobs", {}).values():
+        job.delete_jar()
+
+
 @contextlib.contextmanager
 def _in_our_words(options: PipelineOptions) -> Iterator[None]:
     if runner_kind(options) != "dataflow":

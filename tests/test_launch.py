@@ -1,13 +1,21 @@
 """Launching a run: what is refused, what a dry run says, and how a job is named and followed."""
 
+import contextlib
 import json
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.devices_elsewhere import launcher_config, worker_config
+from pipeline.elsewhere import job_name
 from pipeline.jobs import Job, console_url, following
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, tree, write_config
@@ -76,6 +84,83 @@ def test_local_files_are_launched_on_flink_where_the_disk_is_shared(
     assert told["pipeline"]["steps"][:2] == ["ListImages", "ScoreImages"]
     assert told["run_id"] == "n1"
     assert "request" not in told
+
+
+class JobManager:
+    """What a launcher asks of Flink's REST interface, answered as a JobManager does; `jars` are those that lie there."""
+
+    JOB = "2ed2989482613cc8eaf7ccd0367f6fd1"
+
+    def __init__(self, name: str) -> None:
+        self.jars: list[str] = []
+        self.jobs: list[dict[str, Any]] = [
+            {"jid": "0", "name": name, "state": "FAILED", "start-time": 1},
+            {"jid": "1", "name": "another", "state": "RUNNING", "start-time": 3},
+        ]
+        self._name = name
+
+    def answer(self, method: str, path: str) -> Any:
+        """Return what is answered; None stands for 404."""
+        match method, path.split("/")[2:]:
+            case "GET", ["config"]:
+                return {"flink-version": "1.19.3"}
+            case "GET", ["jobs", "overview"]:
+                return {"jobs": self.jobs}
+            case "POST", ["jars", "upload"]:
+                self.jars.append("a1_beam.jar")
+                return {"filename": "/tmp/flink-web-upload/a1_beam.jar"}
+            case "POST", ["jars", "a1_beam.jar", "run"]:
+                self.jobs.insert(1, {"jid": self.JOB, "name": self._name, "state": "RUNNING", "start-time": 2})
+                return {"jobid": self.JOB}
+            case "DELETE", ["jars", jar]:
+                self.jars.remove(jar)
+                return {}
+            case _:
+                return None
+
+
+@contextlib.contextmanager
+def serving(manager: JobManager) -> Iterator[str]:
+    """Serve a JobManager on loopback; its host and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = manager.answer(self.command, self.path)
+            self.send_response(404 if found is None else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        do_GET = do_POST = do_DELETE = answer
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_job_on_flink_is_told_by_its_own_id_and_leaves_no_jar(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beam's name of the job is on no page of Flink; the uploaded jar is Beam's runner, every night again."""
+    name = job_name(RunLayout(str(workplace / "scores"), "n1"))
+    manager = JobManager(name)
+    with zipfile.ZipFile(workplace / "runner.jar", "w") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
+    with serving(manager) as address:
+        flags = [f"--flink_master={address}", f"--flink_job_server_jar={workplace / 'runner.jar'}"]
+        assert launch(workplace, "--profile", "flink", "--shared-disk", "--", *flags) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"run n1 was launched: {name} {JobManager.JOB}\n")
+    assert f"follow     http://{address}/#/job/running/{JobManager.JOB}\n" in told
+    assert f"cancel     curl -X PATCH 'http://{address}/jobs/{JobManager.JOB}?mode=cancel'\n" in told
+    assert manager.jars == []
+    shutil.rmtree(workplace / "scores")
 
 
 def test_what_is_published_is_not_launched_again(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
