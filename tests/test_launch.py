@@ -20,6 +20,7 @@ from pipeline.jobs import Job, console_url, following
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, tree, write_config
 from transforms.layout import RunLayout
+from transforms.publishing_plan import write_plan
 
 FLINK = ["--", "--flink_master=jobmanager:8081"]
 
@@ -161,6 +162,22 @@ def test_a_job_on_flink_is_told_by_its_own_id_and_leaves_no_jar(
     assert f"cancel     curl -X PATCH 'http://{address}/jobs/{JobManager.JOB}?mode=cancel'\n" in told
     assert manager.jars == []
     shutil.rmtree(workplace / "scores")
+
+
+def test_a_job_that_is_publishing_is_left_alone(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan does not say that publishing was interrupted: a job on a cluster carries it out without a claim."""
+    layout = RunLayout(str(workplace / "publishing"), "n1")
+    write_plan(layout, {"files": [], "ledger": {}, "failures_by_code": {}, "published_at": "2026-11-26"}, [])
+    before = tree(workplace / "publishing")
+    manager = JobManager(job_name(layout))
+    manager.jobs[0]["state"] = "RUNNING"
+    places = ["--input", str(workplace / "photos"), "--output", layout.output, "--run-id", "n1"]
+    common = ["--config", str(workplace / "config.yaml"), *places, "--profile", "flink", "--shared-disk"]
+    with serving(manager) as address:
+        for command in ("run", "launch"):
+            assert main([command, *common, "--", f"--flink_master={address}"]) == 2
+            assert "run n1 is being worked on by Flink job 0 (RUNNING since " in capsys.readouterr().err
+    assert tree(workplace / "publishing") == before
 
 
 def test_what_is_published_is_not_launched_again(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
