@@ -55,7 +55,10 @@ def test_a_local_run_is_not_launched(workplace: Path, capsys: pytest.CaptureFixt
     [
         (["--profile", "flink", "--", "--flink_master=[local]"], "the Flink cluster that --flink_master names"),
         (["--", "--runner=PrismRunner"], "with any other engine take score-images run"),
-        (["--", "--runner=PortableRunner", "--job_endpoint=localhost:1"], "with any other engine take score-images run"),
+        (
+            ["--", "--runner=PortableRunner", "--job_endpoint=localhost:1"],
+            "with any other engine take score-images run",
+        ),
         (["--", "--runner=FlinkRunner", "--flink_master=jm:8081"], "without --flink_submit_uber_jar a job server"),
         (["--profile", "flink", *FLINK, "--environment_type=LOOPBACK"], "LOOPBACK starts the workers in the launcher"),
     ],
@@ -88,7 +91,7 @@ def test_local_files_are_launched_on_flink_where_the_disk_is_shared(
 
 
 class JobManager:
-    """What a launcher asks of Flink's REST interface, answered as a JobManager does; `jars` are those that lie there."""
+    """What a launcher asks of Flink's REST interface, answered as a JobManager does; `jars` lie there."""
 
     JOB = "2ed2989482613cc8eaf7ccd0367f6fd1"
 
@@ -109,7 +112,7 @@ class JobManager:
                 return {"jobs": self.jobs}
             case "POST", ["jars", "upload"]:
                 self.jars.append("a1_beam.jar")
-                return {"filename": "/tmp/flink-web-upload/a1_beam.jar"}
+                return {"filename": "/flink-web-upload/a1_beam.jar"}
             case "POST", ["jars", "a1_beam.jar", "run"]:
                 self.jobs.insert(1, {"jid": self.JOB, "name": self._name, "state": "RUNNING", "start-time": 2})
                 return {"jobid": self.JOB}
@@ -132,7 +135,7 @@ def serving(manager: JobManager) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(json.dumps(found).encode())
 
-        do_GET = do_POST = do_DELETE = answer
+        do_GET = do_POST = do_DELETE = answer  # noqa: N815  the names are http.server's
 
         def log_message(self, *_: Any) -> None:
             """Say nothing."""

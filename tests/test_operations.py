@@ -117,7 +117,7 @@ def test_the_table_names_every_exit_code() -> None:
 
 
 def test_the_workflow_launches_with_the_parameters_of_the_template() -> None:
-    """The template knows every parameter but the workers' image, every required one is there, the run id is the date."""
+    """It knows all but the workers' image, every required one is there, the run id is the date."""
     workflow = yaml.safe_load(example("yaml", "main:"))
     steps: dict[str, Any] = {name: step for entry in workflow["main"]["steps"] for name, step in entry.items()}
     launch = steps["launch"]["args"]["body"]["launchParameter"]
@@ -128,7 +128,12 @@ def test_the_workflow_launches_with_the_parameters_of_the_template() -> None:
     assert {name for name, told in declared.items() if not told["isOptional"]} <= set(launch["parameters"])
     for name, value in launch["parameters"].items():
         assert all(re.fullmatch(regex, value) for regex in declared.get(name, {}).get("regexes", [])), name
-    given = {**launch["parameters"], "project": "p", "region": "r", "temp_location": launch["environment"]["tempLocation"]}
+    given = {
+        **launch["parameters"],
+        "project": "p",
+        "region": "r",
+        "temp_location": launch["environment"]["tempLocation"],
+    }
     words = launch_arguments([f"--{name}={value}" for name, value in given.items()])
     profile = launch["parameters"]["profile"]
     assert find_flags(profile, words[words.index("--") + 1 :]).profile == PROFILES[profile]

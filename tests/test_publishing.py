@@ -438,7 +438,7 @@ def test_a_plan_that_was_carried_out_while_it_was_checked_is_not_carried_out_aga
     facts = facts_for(tmp_path)
     files = stage(facts, ["a"], ["b"])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(publishing, "complete", lambda layout: None)
+        patch.setattr(publishing, "complete", lambda _: None)
         with pytest.raises(RunError):
             publish(facts, files, Ledger(2, 0, 2, 2, 0, 0))
 

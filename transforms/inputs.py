@@ -151,6 +151,8 @@ def _looks_below(search: "Search", settings: InputSettings) -> bool | None:
             return None
         if next(choose(level.files), None) is not None:
             return True
+        if level.cut:
+            return None
         waiting += reversed(level.folders)
     return None
 

@@ -46,8 +46,10 @@ def choose(listed: Iterable[Listed], rows: Iterable[EarlierRow | None]) -> Choic
     known = list(rows)  # one a night
     done = None in known
     # One after the other: a faulty manifest may name one path a million times.
-    entry, duplicates = None, -1
-    for duplicates, found in enumerate(listed):
+    entry: Listed | None = None
+    duplicates = -1
+    for found in listed:
+        duplicates += 1
         # A listing knows size and version, a manifest's line does not: keep what knows more, and of equals the same
         # one in every attempt.
         if entry is None or _knowledge(found) > _knowledge(entry):
