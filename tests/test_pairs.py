@@ -60,7 +60,7 @@ REFUSALS = [
     (
         None,
         ["--runner=DataflowRunner", "--num_workers=3", "--max_num_workers=2"],
-        "--num_workers=3 and --max_num_workers=2 exclude each other: a job that begins with 3 workers needs --max_num_w",
+        "--num_workers=3 and --max_num_workers=2 exclude each other: a job that begins with 3 workers needs --max_num_",
     ),
     # Places and images that the service cannot use.
     ("dataflow-cpu", ["--temp_location=/tmp/x"], "--temp_location=/tmp/x must be a folder in a bucket that Dataflow c"),
