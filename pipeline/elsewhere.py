@@ -31,6 +31,8 @@ from transforms.redaction import redact_url
 _LOG = logging.getLogger(__name__)
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 _SLUG_LENGTH = 24
+# What Beam raises where the REST interface answers while the JobManager behind it is started again, or elected.
+_UNAVAILABLE = re.compile(r"failed with status 5\d\d")
 _ANSWER_SECONDS = 30.0
 _ASK_SECONDS = 2.0
 _SILENT_SECONDS = 120.0
@@ -134,9 +136,11 @@ def wait_for_end(
             if PipelineState.is_terminal(result.state):
                 break
             answered = time.monotonic()
-        except OSError:
-            if time.monotonic() - answered > silent_seconds:
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not _UNAVAILABLE.search(str(error)):
                 raise
+            if time.monotonic() - answered > silent_seconds:
+                raise ConnectionError(str(error)) from error
         time.sleep(ask_seconds)
     result.wait_until_finish()
 
