@@ -242,7 +242,7 @@ class Portable(PortableResult):
         if found is None:
             raise ConnectionError("refused")
         if isinstance(found, int):
-            raise RuntimeError(f"Request to http://jm:8081/v1/jobs/1 failed with status {found}: leader election")
+            raise RuntimeError(f"Request to http://jm:8081/v1/jobs/1 failed with status {found}: leader election")  # noqa: TRY004
         return found
 
     def wait_until_finish(self, duration: int | None = None) -> None:  # noqa: ARG002  the signature is Beam's
