@@ -80,9 +80,11 @@ RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
     pip install --no-cache-dir --no-deps /wheels/*.whl && pip check \
     && python -c "import transforms._resample, transforms._softmax"
 COPY --from=models --chown=scorer:scorer /models /models
-# What the container runtime of a GPU machine mounts.
+# What the container runtime of a GPU machine mounts. Without that runtime, on the Container-Optimized OS of Dataflow and
+# GKE, the driver's libraries are a folder that no loader knows; images of nvidia/cuda name it in the same way.
 ENV NVIDIA_VISIBLE_DEVICES=all \
-    NVIDIA_DRIVER_CAPABILITIES=compute,utility
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64
 USER 10001:10001
 ENTRYPOINT ["score-images-container"]
 

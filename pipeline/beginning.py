@@ -58,7 +58,10 @@ def _unusable(request: RunRequest, how: str, error: OSError) -> ConfigError:
 def _find(request: RunRequest, layout: RunLayout, claim: RunClaim) -> str | None:
     """Return why nothing has to be scored; None where it has."""
     if storage.stat(layout.plan) is not None:
-        claim.take()  # who has written the plan may be carrying it out
+        claim.take()  # who has written the plan may be carrying it out, and a job elsewhere has no claim
+        options = find_flags(request.profile, request.beam_flags).options
+        name_job(options, layout)
+        check_no_job(options, layout)
     pending = pending_manifest(layout)
     if pending is not None:
         complete(layout)

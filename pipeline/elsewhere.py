@@ -6,6 +6,7 @@ name: Dataflow refuses a second job of a name while the first is at work, and a 
 
 import hashlib
 import json
+import logging
 import re
 import time
 import urllib.error
@@ -27,8 +28,11 @@ from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.redaction import redact_url
 
+_LOG = logging.getLogger(__name__)
 _NOT_ALLOWED = re.compile(r"[^a-z0-9]+")
 _SLUG_LENGTH = 24
+# What Beam raises where the REST interface answers while the JobManager behind it is started again, or elected.
+_UNAVAILABLE = re.compile(r"failed with status 5\d\d")
 _ANSWER_SECONDS = 30.0
 _ASK_SECONDS = 2.0
 _SILENT_SECONDS = 120.0
@@ -53,7 +57,7 @@ def name_job(options: PipelineOptions, layout: RunLayout) -> str | None:
     Returns:
         The job's name; None where the run ends with the launcher.
     """
-    if _flink_master(options) is None and _runner(options) != "dataflowrunner":
+    if flink_master(options) is None and _runner(options) != "dataflowrunner":
         return None
     named = options.view_as(GoogleCloudOptions)
     named.job_name = named.job_name or job_name(layout)
@@ -68,7 +72,7 @@ def check_no_job(options: PipelineOptions, layout: RunLayout) -> None:
     Raises:
         ConfigError: There is one, or the cluster does not answer.
     """
-    master = _flink_master(options)
+    master = flink_master(options)
     if master is None:
         return
     name = options.view_as(GoogleCloudOptions).job_name
@@ -80,6 +84,34 @@ def check_no_job(options: PipelineOptions, layout: RunLayout) -> None:
                 f"{redact_url(master)}: it publishes without a launcher; wait for it, cancel it there, or use another "
                 "--run-id"
             )
+
+
+def flink_master(options: PipelineOptions) -> str | None:
+    """Return the URL of the JobManager that options name; None where they name none, or a Flink of the launcher's own.
+
+    Ask before a pipeline is run: Beam takes its runner and the JobManager out of its options then.
+    """
+    master = (options.view_as(FlinkRunnerOptions).flink_master or "").strip().rstrip("/")
+    if _runner(options) != "flinkrunner" or master.startswith("["):
+        return None  # [auto] and [local] are a Flink of the launcher's own
+    return master if "://" in master else f"http://{master}"
+
+
+def find_job(master: str, name: str) -> str | None:
+    """Return what a Flink cluster calls the newest job of a name; None where it does not say.
+
+    What Beam hands back after a submission is a name of Beam's own, which no page of Flink knows.
+
+    Args:
+        master: The URL of the JobManager.
+        name: Of the job.
+    """
+    try:
+        jobs = [job for job in _flink_jobs(master) if job["name"] == name]
+    except ConfigError as error:
+        _LOG.warning("the id of job %s is not known: %s", name, error)
+        return None
+    return str(max(jobs, key=lambda job: job["start-time"])["jid"]) if jobs else None
 
 
 def wait_for_end(
@@ -104,9 +136,11 @@ def wait_for_end(
             if PipelineState.is_terminal(result.state):
                 break
             answered = time.monotonic()
-        except OSError:
-            if time.monotonic() - answered > silent_seconds:
+        except (OSError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not _UNAVAILABLE.search(str(error)):
                 raise
+            if time.monotonic() - answered > silent_seconds:
+                raise ConnectionError(str(error)) from error
         time.sleep(ask_seconds)
     result.wait_until_finish()
 
@@ -131,13 +165,6 @@ def still_running(job: str, layout: RunLayout, cancelling: str = "cancel the job
 
 def _runner(options: PipelineOptions) -> str:
     return (options.view_as(StandardOptions).runner or "").rpartition(".")[2].lower()
-
-
-def _flink_master(options: PipelineOptions) -> str | None:
-    master = (options.view_as(FlinkRunnerOptions).flink_master or "").strip().rstrip("/")
-    if _runner(options) != "flinkrunner" or master.startswith("["):
-        return None  # [auto] and [local] are a Flink of the launcher's own
-    return master if "://" in master else f"http://{master}"
 
 
 def _flink_jobs(master: str) -> Iterator[dict[str, Any]]:

@@ -21,7 +21,7 @@ class Job(NamedTuple):
     region: str | None = None
     """Dataflow: where it runs."""
     address: str | None = None
-    """Flink: host and port of the JobManager; Dataflow: where the template lies."""
+    """Flink: the URL of the JobManager; Dataflow: where the template lies."""
 
     def __str__(self) -> str:
         return " ".join(filter(None, (self.name, self.job_id)))
@@ -46,7 +46,10 @@ def following(job: Job, layout: RunLayout) -> list[tuple[str, str]]:
     elif job.runner == "dataflow":
         lines.append(("template", str(job.address)))
     elif job.runner == "flink" and job.job_id:
-        lines.append(("follow", f"http://{str(job.address).removeprefix('http://')}/#/job/running/{job.job_id}"))
+        lines += [
+            ("follow", f"{job.address}/#/job/running/{job.job_id}"),
+            ("cancel", f"curl -X PATCH '{job.address}/jobs/{job.job_id}?mode=cancel'"),
+        ]
     return [*lines, ("published", layout.success), ("refused", layout.refused)]
 
 

@@ -2,17 +2,18 @@
 
 from typing import Any, NamedTuple
 
-from apache_beam.options.pipeline_options import GoogleCloudOptions, TestOptions
+from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PortableOptions, TestOptions
 from apache_beam.runners.portability.portable_runner import PortableRunner
 
 from pipeline.beginning import check, layout_of, prepare
 from pipeline.dataflow import describe_job, summarize
+from pipeline.elsewhere import flink_master
 from pipeline.jobs import Job
 from pipeline.options import find_flags, flag_names, runner_kind
 from pipeline.profiles import told_flags
 from pipeline.run_pipeline import build_pipeline
 from pipeline.run_records import RunRequest
-from pipeline.submitting import submit
+from pipeline.submitting import leave, submit
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
@@ -46,7 +47,8 @@ def launch(request: RunRequest) -> Launched:
         if isinstance(prepared, str):
             claim.tidy()
             return Launched(layout, prepared, None)
-        _, job = submit(build_pipeline(request, prepared.checked, prepared.adopted))
+        result, job = submit(build_pipeline(request, prepared.checked, prepared.adopted))
+        leave(result)
     return Launched(layout, None, job)
 
 
@@ -97,9 +99,32 @@ def _without_secrets(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _elsewhere(request: RunRequest) -> None:
+    """Refuse to launch where the job would end, or not even begin, without this process.
+
+    Raises:
+        ConfigError: It would; or its engine cannot be asked for the jobs that are at work.
+    """
     options = find_flags(request.profile, request.beam_flags).options
-    if runner_kind(options) == "local":
+    kind = runner_kind(options)
+    if kind == "local":
         raise ConfigError(
             "launch hands a run over to an engine that goes on without it, and a local run has none; take "
             "--profile flink or a dataflow profile, or score-images run"
+        )
+    if kind == "dataflow":
+        return
+    if flink_master(options) is None:
+        raise ConfigError(
+            "launch hands a run over to Dataflow, or to the Flink cluster that --flink_master names, "
+            "jobmanager:8081 for example; with any other engine take score-images run, which waits for the end"
+        )
+    if not options.view_as(FlinkRunnerOptions).flink_submit_uber_jar:
+        raise ConfigError(
+            "without --flink_submit_uber_jar a job server beside the launcher submits the job, and ends with it; add "
+            "the flag, take --profile flink, or score-images run"
+        )
+    if options.view_as(PortableOptions).environment_type == "LOOPBACK":
+        raise ConfigError(
+            "--environment_type=LOOPBACK starts the workers in the launcher, which launch ends; take EXTERNAL, or "
+            "score-images run"
         )

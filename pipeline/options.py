@@ -1,6 +1,7 @@
 """How RunConfig and Beam's own flags meet: what stands after `--` is Beam's, and it wins over the profile."""
 
 import argparse
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ LOCAL_RUNNER = "FnApiRunner"
 _WORKERS = 16
 # n2-standard-16 has 16 processors, c3-standard-8-lssd has 8; n2-custom-4-16384 has 4, and 16 GB of memory.
 _PROCESSORS = re.compile(r"custom-(?P<custom>\d+)-\d|^(?!.*custom-).*-(?P<whole>\d+)(?:-lssd|-metal)?$")
+# The likeness from which a flag is taken for a slip of another one. No flag of Beam's Flink runner in Java that Python
+# does not declare is so like one that it does.
+_ALIKE = 0.85
 _RUNNERS: dict[str, Runner] = {
     "fnapirunner": "local",
     "directrunner": "local",
@@ -110,7 +114,30 @@ def pipeline_options(flags: Sequence[str]) -> PipelineOptions:
         raise ConfigError(
             f"{' '.join(redact_flags(unknown))} after -- is no flag of Apache Beam: nothing would heed it"
         )
+    _check_slips(unknown)
+    if options.view_as(StandardOptions).streaming:
+        raise ConfigError("--streaming after -- is for pipelines without an end, and a run has one: leave it out")
     return options
+
+
+def _check_slips(unknown: Sequence[str]) -> None:
+    """Refuse what a runner that has flags of its own would take without a word, and no flag is.
+
+    Args:
+        unknown: Words that Beam's declarations do not explain, in their order.
+
+    Raises:
+        ConfigError: A word belongs to no flag, or is nearly the name of one.
+    """
+    takes_value = False
+    for word in unknown:
+        name, sign, _ = word.partition("=")
+        if not word.startswith("--"):
+            if not takes_value:
+                raise ConfigError(f"{redact_flags([word])[0]} after -- belongs to no flag; a flag begins with --")
+        elif near := difflib.get_close_matches(name, flag_names(), 1, cutoff=_ALIKE):
+            raise ConfigError(f"{name} after -- is no flag of Apache Beam; did you mean {near[0]}?")
+        takes_value = word.startswith("--") and not sign
 
 
 def runner_kind(options: PipelineOptions) -> Runner | None:

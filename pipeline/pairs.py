@@ -217,6 +217,15 @@ def _check_prime(values: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _check_workers(values: Mapping[str, Any]) -> Iterator[str]:
+    first, most = values.get("num_workers"), values.get("max_num_workers")
+    if first and most and first > most:
+        yield (
+            f"--num_workers={first} and --max_num_workers={most} exclude each other: a job that begins with {first} "
+            f"workers needs --max_num_workers={first} or more, which a profile does not raise by itself"
+        )
+
+
 def _check_places(values: Mapping[str, Any]) -> Iterator[str]:
     for name in ("temp_location", "staging_location"):
         place = values.get(name)
@@ -242,6 +251,7 @@ _DATAFLOW_CHECKS: tuple[Callable[[Mapping[str, Any]], Iterator[str]], ...] = (
     _check_prime,
     _check_accelerators,
     _check_right_fitting,
+    _check_workers,
     _check_places,
     _check_image,
 )

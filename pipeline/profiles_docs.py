@@ -19,7 +19,8 @@ the configuration stays the same file everywhere.
 - Flags that exclude each other are refused before anything is loaded: MPS with one process, with Prime or with several
   GPUs; right fitting or Prime with `worker_accelerator`; an L4 without a G2 machine; a GPU without its driver; an image
   without a version; local paths with workers on other machines; a way of starting Flink's workers without what it
-  needs (`--environment_type=DOCKER` without an image); flags of a cluster with the local runner.
+  needs (`--environment_type=DOCKER` without an image); flags of a cluster with the local runner; more workers at first
+  than at most. So are slips (`--paralellism`), `--streaming`, and `launch` where the job would end with the launcher.
 - The manifest of a run holds `profile`, `beam_flags` (yours) and `effective_flags` (all), without secrets.
 - Without `--profile`, the flags after `--` are all there is, and without `--runner` a run is local.
 """

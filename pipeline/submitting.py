@@ -4,12 +4,14 @@ import contextlib
 from collections.abc import Iterator
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import FlinkRunnerOptions, GoogleCloudOptions, PipelineOptions
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 from apache_beam.runners.runner import PipelineResult
 
+from pipeline.elsewhere import find_job, flink_master
 from pipeline.jobs import Job
 from pipeline.options import runner_kind
 from transforms.errors import ConfigError
+from transforms.redaction import redact_url
 
 
 def new_pipeline(options: PipelineOptions) -> beam.Pipeline:
@@ -58,18 +60,27 @@ def submit(pipeline: beam.Pipeline) -> tuple[PipelineResult, Job]:
     Raises:
         ConfigError: Dataflow refuses the job, or has a job of this run at work.
     """
-    with _in_our_words(pipeline.options):
+    options = pipeline.options
+    kind, master = runner_kind(options), flink_master(options)  # before Beam takes both out of them
+    with _in_our_words(options):
         result = pipeline.run()
-    return result, _job(result, pipeline.options)
-
-
-def _job(result: PipelineResult, options: PipelineOptions) -> Job:
-    kind, google = runner_kind(options), options.view_as(GoogleCloudOptions)
+    google = options.view_as(GoogleCloudOptions)
+    name = google.job_name
     if kind == "dataflow":
         job_id = result.job_id() if result.has_job else None
-        return Job(kind, google.job_name, job_id, google.project, google.region, google.template_location)
-    address = options.view_as(FlinkRunnerOptions).flink_master if kind == "flink" else None
-    return Job(kind, google.job_name, getattr(result, "_job_id", None), address=address)
+        return result, Job(kind, name, job_id, google.project, google.region, google.template_location)
+    if master is None:
+        return result, Job(kind, name, getattr(result, "_job_id", None))
+    return result, Job(kind, name, find_job(master, name), address=redact_url(master))
+
+
+def leave(result: PipelineResult) -> None:
+    """Take back what Beam takes back at the end of a job that somebody waits for: the jar that Flink was given.
+
+    The job has a copy of it. Left there, each night would add the size of Beam's runner to the JobManager's disk.
+    """
+    for job in getattr(getattr(result, "_job_service", None), "_jobs", {}).values():
+        job.delete_jar()
 
 
 @contextlib.contextmanager

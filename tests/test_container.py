@@ -100,3 +100,10 @@ def test_what_the_image_copies_is_not_ignored() -> None:
     }
     kept = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
     assert copied == set(kept)
+
+
+def test_the_gpu_image_finds_the_driver_of_container_optimized_os() -> None:
+    """Dataflow and GKE mount it into /usr/local/nvidia, of which a loader knows nothing."""
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    (gpu,) = (stage for stage in re.split(r"^FROM ", dockerfile, flags=re.MULTILINE) if " AS gpu\n" in stage)
+    assert "LD_LIBRARY_PATH=/usr/local/nvidia/lib:/usr/local/nvidia/lib64\n" in gpu

@@ -222,9 +222,9 @@ def test_a_job_whose_counters_are_gone_is_published_all_the_same(
 
 
 class Portable(PortableResult):
-    """A job on Flink whose states are those of a list; None stands for no answer."""
+    """A job on Flink whose states are those of a list; None stands for no answer, a number for an answer of HTTP."""
 
-    def __init__(self, *states: str | None) -> None:
+    def __init__(self, *states: str | int | None) -> None:
         self.states = list(states)
         self.waited = False
 
@@ -234,6 +234,8 @@ class Portable(PortableResult):
         found = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         if found is None:
             raise ConnectionError("refused")
+        if isinstance(found, int):
+            raise RuntimeError(f"Request to http://jm:8081/v1/jobs/1 failed with status {found}: leader election")  # noqa: TRY004
         return found
 
     def wait_until_finish(self, duration: int | None = None) -> None:  # noqa: ARG002  the signature is Beam's
@@ -243,9 +245,21 @@ class Portable(PortableResult):
 
 def test_a_job_is_waited_for_while_its_job_manager_is_started_again() -> None:
     """Some questions without an answer do not matter; Beam then says how it ended."""
-    result = Portable("RUNNING", None, None, "RUNNING", "DONE")
+    result = Portable("RUNNING", None, 503, None, "RUNNING", 500, "DONE")
     wait_for_end(result, ask_seconds=0.001)
     assert (result.waited, result.states) == (True, ["DONE"])
+
+
+def test_a_job_that_is_not_known_any_more_is_not_waited_for() -> None:
+    """A JobManager without high availability has lost it."""
+    with pytest.raises(RuntimeError, match="status 404"):
+        wait_for_end(Portable("RUNNING", 503, 404), ask_seconds=0.001)
+
+
+def test_a_job_manager_that_stays_unavailable_is_told_as_one_that_does_not_answer() -> None:
+    """As an error after which the job may be at work all the same."""
+    with pytest.raises(ConnectionError, match="status 503"):
+        wait_for_end(Portable("RUNNING", 503), ask_seconds=0.001, silent_seconds=0.05)
 
 
 def test_a_job_manager_that_stays_away_is_not_waited_for() -> None:

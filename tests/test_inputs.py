@@ -397,6 +397,32 @@ class TestS3:
         for kind in ("txt", "csv", "jsonl", "parquet"):
             assert list(list_input(parse_input(f"@{bucket}/in/l.{kind}"), DEFAULTS)) == expected
 
+    @pytest.mark.parametrize("text", ["in", "in/**/*.jpg", "in/*/2/*"])
+    def test_a_first_image_is_found_without_listing_all_below_a_prefix(
+        self, bucket: str, text: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The launcher asks level by level: a listing of everything would be its night, and its memory."""
+        for name in ("in/a.txt", "in/0/notes.txt", "in/1/2/3.jpg", "in/2/2/4.jpg"):
+            storage.write_bytes(f"{bucket}/{name}", b"x")
+
+        def list_all(*_: object, **__: object) -> Iterator[storage.FileStat]:
+            raise AssertionError("everything is listed")
+
+        monkeypatch.setattr(storage, "list_folder", list_all)
+        check_not_empty(parse_input(f"{bucket}/{text}"), DEFAULTS)
+
+    def test_a_prefix_without_an_image_is_refused_however_deep_it_is(self, bucket: str) -> None:
+        """What is looked at level by level is looked at to its end."""
+        for name in ("in/a.txt", "in/0/notes.txt", "in/1/2/3.gif.txt"):
+            storage.write_bytes(f"{bucket}/{name}", b"x")
+        assert refusal(lambda: check_not_empty(parse_input(f"{bucket}/in"), DEFAULTS)).startswith(
+            f"input {bucket}/in matches nothing: it holds "
+        )
+        for text in ("in/**/*.jpg", "none/**/*.jpg"):
+            assert refusal(lambda text=text: check_not_empty(parse_input(f"{bucket}/{text}"), DEFAULTS)) == (
+                f"input {bucket}/{text} matches nothing: no file has a name like {bucket}/{text}"
+            )
+
     def test_nothing_there_is_refused(self, bucket: str) -> None:
         """Missing prefix, empty glob, missing manifest, a key that no store client can name."""
         storage.write_bytes(f"{bucket}/a.txt", b"x")

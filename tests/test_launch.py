@@ -1,17 +1,26 @@
 """Launching a run: what is refused, what a dry run says, and how a job is named and followed."""
 
+import contextlib
 import json
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cli import main
 from pipeline.config import RunConfig
 from pipeline.devices_elsewhere import launcher_config, worker_config
+from pipeline.elsewhere import job_name
 from pipeline.jobs import Job, console_url, following
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, tree, write_config
 from transforms.layout import RunLayout
+from transforms.publishing_plan import write_plan
 
 FLINK = ["--", "--flink_master=jobmanager:8081"]
 
@@ -41,6 +50,28 @@ def test_a_local_run_is_not_launched(workplace: Path, capsys: pytest.CaptureFixt
     assert not (workplace / "scores").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--profile", "flink", "--", "--flink_master=[local]"], "the Flink cluster that --flink_master names"),
+        (["--", "--runner=PrismRunner"], "with any other engine take score-images run"),
+        (
+            ["--", "--runner=PortableRunner", "--job_endpoint=localhost:1"],
+            "with any other engine take score-images run",
+        ),
+        (["--", "--runner=FlinkRunner", "--flink_master=jm:8081"], "without --flink_submit_uber_jar a job server"),
+        (["--profile", "flink", *FLINK, "--environment_type=LOOPBACK"], "LOOPBACK starts the workers in the launcher"),
+    ],
+)
+def test_what_would_end_with_the_launcher_is_not_launched(
+    workplace: Path, capsys: pytest.CaptureFixture[str], flags: list[str], says: str
+) -> None:
+    """Nor what could be launched twice, because nobody can ask for its job."""
+    assert launch(workplace, "--shared-disk", *flags) == 2
+    assert says in capsys.readouterr().err
+    assert not (workplace / "scores").exists()
+
+
 def test_local_files_are_launched_on_flink_where_the_disk_is_shared(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -57,6 +88,99 @@ def test_local_files_are_launched_on_flink_where_the_disk_is_shared(
     assert told["pipeline"]["steps"][:2] == ["ListImages", "ScoreImages"]
     assert told["run_id"] == "n1"
     assert "request" not in told
+
+
+class JobManager:
+    """What a launcher asks of Flink's REST interface, answered as a JobManager does; `jars` lie there."""
+
+    JOB = "2ed2989482613cc8eaf7ccd0367f6fd1"
+
+    def __init__(self, name: str) -> None:
+        self.jars: list[str] = []
+        self.jobs: list[dict[str, Any]] = [
+            {"jid": "0", "name": name, "state": "FAILED", "start-time": 1},
+            {"jid": "1", "name": "another", "state": "RUNNING", "start-time": 3},
+        ]
+        self._name = name
+
+    def answer(self, method: str, path: str) -> Any:
+        """Return what is answered; None stands for 404."""
+        match method, path.split("/")[2:]:
+            case "GET", ["config"]:
+                return {"flink-version": "1.19.3"}
+            case "GET", ["jobs", "overview"]:
+                return {"jobs": self.jobs}
+            case "POST", ["jars", "upload"]:
+                self.jars.append("a1_beam.jar")
+                return {"filename": "/flink-web-upload/a1_beam.jar"}
+            case "POST", ["jars", "a1_beam.jar", "run"]:
+                self.jobs.insert(1, {"jid": self.JOB, "name": self._name, "state": "RUNNING", "start-time": 2})
+                return {"jobid": self.JOB}
+            case "DELETE", ["jars", jar]:
+                self.jars.remove(jar)
+                return {}
+            case _:
+                return None
+
+
+@contextlib.contextmanager
+def serving(manager: JobManager) -> Iterator[str]:
+    """Serve a JobManager on loopback; its host and port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            found = manager.answer(self.command, self.path)
+            self.send_response(404 if found is None else 200)
+            self.end_headers()
+            self.wfile.write(json.dumps(found).encode())
+
+        do_GET = do_POST = do_DELETE = answer  # noqa: N815  the names are http.server's
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_job_on_flink_is_told_by_its_own_id_and_leaves_no_jar(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beam's name of the job is on no page of Flink; the uploaded jar is Beam's runner, every night again."""
+    name = job_name(RunLayout(str(workplace / "scores"), "n1"))
+    manager = JobManager(name)
+    with zipfile.ZipFile(workplace / "runner.jar", "w") as jar:
+        jar.writestr("META-INF/MANIFEST.MF", "Manifest-Version: 1.0\n")
+    with serving(manager) as address:
+        flags = [f"--flink_master={address}", f"--flink_job_server_jar={workplace / 'runner.jar'}"]
+        assert launch(workplace, "--profile", "flink", "--shared-disk", "--", *flags) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"run n1 was launched: {name} {JobManager.JOB}\n")
+    assert f"follow     http://{address}/#/job/running/{JobManager.JOB}\n" in told
+    assert f"cancel     curl -X PATCH 'http://{address}/jobs/{JobManager.JOB}?mode=cancel'\n" in told
+    assert manager.jars == []
+    shutil.rmtree(workplace / "scores")
+
+
+def test_a_job_that_is_publishing_is_left_alone(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A plan does not say that publishing was interrupted: a job on a cluster carries it out without a claim."""
+    layout = RunLayout(str(workplace / "publishing"), "n1")
+    write_plan(layout, {"files": [], "ledger": {}, "failures_by_code": {}, "published_at": "2026-11-26"}, [])
+    before = tree(workplace / "publishing")
+    manager = JobManager(job_name(layout))
+    manager.jobs[0]["state"] = "RUNNING"
+    places = ["--input", str(workplace / "photos"), "--output", layout.output, "--run-id", "n1"]
+    common = ["--config", str(workplace / "config.yaml"), *places, "--profile", "flink", "--shared-disk"]
+    with serving(manager) as address:
+        for command in ("run", "launch"):
+            assert main([command, *common, "--", f"--flink_master={address}"]) == 2
+            assert "run n1 is being worked on by Flink job 0 (RUNNING since " in capsys.readouterr().err
+    assert tree(workplace / "publishing") == before
 
 
 def test_what_is_published_is_not_launched_again(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,8 +207,9 @@ def test_how_a_job_is_followed() -> None:
     assert told["follow"] == page
     assert told["cancel"] == "gcloud dataflow jobs cancel 2026-1 --region=europe-west4 --project=my-project"
     assert told["published"] == "gs://b/scores/runs/n1/_SUCCESS"
-    flink = dict(following(Job("flink", "score-images-n1", "abc", address="jobmanager:8081"), layout))
-    assert flink["follow"] == "http://jobmanager:8081/#/job/running/abc"
+    flink = dict(following(Job("flink", "score-images-n1", "abc", address="https://jobmanager:8081"), layout))
+    assert flink["follow"] == "https://jobmanager:8081/#/job/running/abc"
+    assert flink["cancel"] == "curl -X PATCH 'https://jobmanager:8081/jobs/abc?mode=cancel'"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Manifests: every common form, every line a literal, and what each refusal says."""
 
 import csv
+import gzip
 import json
 import tempfile
 from pathlib import Path
@@ -157,6 +158,9 @@ class TestManifests:
             ),
             ("l.parquet", pa.table({"image_path": [b"\xff"]}), " cannot be read as parquet: Invalid UTF8 payload"),
             ("l.txt", "a.jpg\n".encode("utf-16"), " is UTF-16 text; save it as UTF-8"),  # PowerShell's >
+            ("l.txt", gzip.compress(b"a.jpg\n"), " is compressed, whatever its name says: unpack it first"),
+            ("l.csv", gzip.compress(b"image_path\na\n"), " is compressed, whatever its name says: unpack it first"),
+            ("l.jsonl", b"PK\x03\x04", " is compressed, whatever its name says: unpack it first"),
             ("l.csv", b"\xfe\xff" + "image_path".encode("utf-16-be"), " is UTF-16 text; save it as UTF-8"),
         ],
     )  # fmt: skip

@@ -1,6 +1,5 @@
-"""The examples of docs/operations.md work: crontab and script run, the Workflow's parameters are options."""
+"""The examples of docs/operations.md work: crontab and script run, the Workflow's parameters are the template's."""
 
-import argparse
 import itertools
 import json
 import re
@@ -14,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.commands import run as run_command
 from pipeline.config import RunConfig
+from pipeline.flex_template import launch_arguments, template_metadata
 from pipeline.metrics import METRICS
+from pipeline.options import find_flags
+from pipeline.profiles import PROFILES
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, read_table, small_config, write_config
 from transforms.errors import ExitCode, FailureCode
@@ -115,17 +116,27 @@ def test_the_table_names_every_exit_code() -> None:
     assert said == {int(code) for code in ExitCode} | {137}
 
 
-def test_the_workflow_launches_with_options_of_the_command_line() -> None:
-    """Every parameter is an option of run, every required one is there, and the run id is the date."""
+def test_the_workflow_launches_with_the_parameters_of_the_template() -> None:
+    """It knows all but the workers' image, every required one is there, the run id is the date."""
     workflow = yaml.safe_load(example("yaml", "main:"))
     steps: dict[str, Any] = {name: step for entry in workflow["main"]["steps"] for name, step in entry.items()}
     launch = steps["launch"]["args"]["body"]["launchParameter"]
-    parser = argparse.ArgumentParser(add_help=False)
-    run_command.add_arguments(parser)
-    options = {action.option_strings[0].removeprefix("--").replace("-", "_"): action for action in parser._actions}
+    declared = {parameter["name"]: parameter for parameter in template_metadata()["parameters"]}
 
-    assert set(launch["parameters"]) <= set(options)
-    assert {name for name, action in options.items() if action.required} <= set(launch["parameters"])
+    # a pipeline option of Beam's, which the launcher hands on as it is
+    assert set(launch["parameters"]) <= {*declared, "sdk_container_image"}
+    assert {name for name, told in declared.items() if not told["isOptional"]} <= set(launch["parameters"])
+    for name, value in launch["parameters"].items():
+        assert all(re.fullmatch(regex, value) for regex in declared.get(name, {}).get("regexes", [])), name
+    given = {
+        **launch["parameters"],
+        "project": "p",
+        "region": "r",
+        "temp_location": launch["environment"]["tempLocation"],
+    }
+    words = launch_arguments([f"--{name}={value}" for name, value in given.items()])
+    profile = launch["parameters"]["profile"]
+    assert find_flags(profile, words[words.index("--") + 1 :]).profile == PROFILES[profile]
     assert launch["parameters"]["run_id"] == "${date}"
     assert {name for step in steps["night"]["assign"] for name in step} == {"date"}
     # the fields of the service's LaunchFlexTemplateParameter and of its environment

@@ -99,6 +99,39 @@ def test_wrong_flags_are_refused_in_one_line(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--paralellism=16"], "--paralellism after -- is no flag of Apache Beam; did you mean --parallelism?"),
+        (["--paralellism", "16"], "--paralellism after -- is no flag of Apache Beam; did you mean --parallelism?"),
+        (["--flink-master=jm:8081"], "--flink-master after -- is no flag of Apache Beam; did you mean --flink_master?"),
+        (["--parallelism", "16", "17"], "17 after -- belongs to no flag; a flag begins with --"),
+        (["-parallelism=16"], "-parallelism=16 after -- belongs to no flag; a flag begins with --"),
+        (["--max_bundle_size=8", "x"], "x after -- belongs to no flag; a flag begins with --"),
+        (["--streaming"], "--streaming after -- is for pipelines without an end, and a run has one: leave it out"),
+    ],
+)
+def test_slips_are_refused_where_the_runner_has_flags_of_its_own(flags: list[str], says: str) -> None:
+    """Flink would take them without a word, and work with one slot."""
+    with pytest.raises(ConfigError) as raised:
+        pipeline_options(["--runner=FlinkRunner", *flags])
+    assert str(raised.value) == says
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max_bundle_size=8"],
+        ["--max_bundle_size", "8"],
+        ["--number_of_execution_retries=1", "--object_reuse"],
+        ["--checkpointing_interval", "-1", "--state_backend=rocksdb", "--execution_mode_for_batch=BATCH_FORCED"],
+    ],
+)
+def test_flags_that_only_the_runner_in_java_knows_are_handed_on(flags: list[str]) -> None:
+    """Beam's Python declares few of them."""
+    assert runner("--runner=FlinkRunner", *flags) == "FlinkRunner"
+
+
 def test_unknown_runner_is_refused_with_those_there_are() -> None:
     """Beam's own list."""
     with pytest.raises(ConfigError, match=r"^--runner=FlingRunner cannot be used: .*Valid values are .*FlinkRunner"):

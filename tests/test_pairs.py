@@ -55,6 +55,13 @@ REFUSALS = [
         ["--experiments=use_multiple_sdk_containers,no_use_multiple_sdk_containers", "--runner=DataflowRunner"],
         "--experiments=no_use_multiple_sdk_containers and --experiments=use_multiple_sdk_containers exclude each othe",
     ),
+    # More at first than at most: of what a user gives, and of what a profile does.
+    ("dataflow-cpu", ["--num_workers=30"], "--num_workers=30 and --max_num_workers=20 exclude each other: a job that"),
+    (
+        None,
+        ["--runner=DataflowRunner", "--num_workers=3", "--max_num_workers=2"],
+        "--num_workers=3 and --max_num_workers=2 exclude each other: a job that begins with 3 workers needs --max_num_",
+    ),
     # Places and images that the service cannot use.
     ("dataflow-cpu", ["--temp_location=/tmp/x"], "--temp_location=/tmp/x must be a folder in a bucket that Dataflow c"),
     ("dataflow-cpu", ["--staging_location=s3://b/x"], "--staging_location=s3://b/x must be a folder in a bucket that"),

@@ -15,12 +15,13 @@ import pytest
 
 from tests.runs import tree
 from transforms import moving, publishing, storage
-from transforms.errors import ConfigError, ExitCode, FailureCode, Stage
+from transforms.errors import ConfigError, ExitCode, FailureCode, RunError, Stage
 from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.outcomes import Outcome, is_published, read_attempt, read_outcome
 from transforms.part_files import PartWriter
 from transforms.part_groups import GroupWriter, TableFiles
 from transforms.publishing import ChallengerFacts, Ledger, RunFacts, complete, publish
+from transforms.publishing_plan import Plan, check_feasible
 from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 from transforms.staging import Adopted, StagedTable, claim_staging
@@ -425,6 +426,31 @@ def test_completing_the_end_never_points_back_to_an_older_run(tmp_path: Path, si
     assert complete(facts.layout)
     assert json.loads(pointer.read_text())["run_id"] == latest
     assert not Path(facts.layout.staging).exists()
+
+
+def test_a_plan_that_was_carried_out_while_it_was_checked_is_not_carried_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checking reads what was moved before a kill, for as long as that takes: the run must not lose its _SUCCESS."""
+    facts = facts_for(tmp_path)
+    files = stage(facts, ["a"], ["b"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publishing, "complete", lambda _: None)
+        with pytest.raises(RunError):
+            publish(facts, files, Ledger(2, 0, 2, 2, 0, 0))
+
+    def slowly(layout: RunLayout, plan: Plan) -> None:
+        check_feasible(layout, plan)
+        monkeypatch.setattr(publishing, "check_feasible", check_feasible)
+        assert complete(layout)  # somebody else's
+        monkeypatch.setattr(moving, "delete_file", unexpected)
+
+    def unexpected(path: str) -> None:
+        assert path not in (facts.layout.success, facts.layout.manifest)
+
+    monkeypatch.setattr(publishing, "check_feasible", slowly)
+    assert complete(facts.layout)
+    assert by_success(facts.layout) == ("a", "b")
 
 
 def test_runs_of_two_names_published_at_once_are_both_whole(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Inputs taken apart: however that is done, the entries are those of the listing in one go, each as often."""
 
+import functools
 import http.client
 import os
 import tempfile
@@ -8,12 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from google.auth.credentials import AnonymousCredentials
+from google.cloud.storage import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_inputs import make
-from transforms import storage
-from transforms.inputs import BadName, InputSource, list_input, parse_input
+from transforms import levels, storage
+from transforms.google_levels import list_google_level
+from transforms.inputs import BadName, InputSource, check_not_empty, list_input, parse_input
 from transforms.levels import Level
 from transforms.manifests import Split
 from transforms.records import ImageRef
@@ -192,3 +196,44 @@ def test_prefixes_of_gcs_are_listed_whole_and_once(gcs_bucket: str) -> None:
         for text in ("in", "in/a", "in/**/*.jpg"):
             assert check_equal(f"{gcs_bucket}/{text}", enough) >= 1
         check_equal(gcs_bucket, enough)
+    found = [part for part in shards(parse_input(f"{gcs_bucket}/in"), 3) if isinstance(part, FolderShard)]
+    assert len(found) == 6
+
+
+def test_a_large_level_of_gcs_is_listed_by_itself(gcs_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not by who plans: 100 million objects in one prefix are 34 GB. A first image is found in it all the same."""
+    put(f"{gcs_bucket}/in", KEYS)
+    monkeypatch.setattr(levels, "list_google_level", functools.partial(list_google_level, most=2))
+    for enough in (1, 3, 100):
+        assert check_equal(f"{gcs_bucket}/in", enough) == len(KEYS)
+    assert [part.folder for part in shards(parse_input(f"{gcs_bucket}/in"), 3) if isinstance(part, FolderShard)] == [
+        f"{gcs_bucket}/in"
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "list_folder", None)
+        check_not_empty(parse_input(f"{gcs_bucket}/in"), InputSettings())
+
+
+def test_keys_of_gcs_that_are_no_folders_are_listed_in_one_go(gcs_bucket: str) -> None:
+    """An empty part; and the marker of a folder is no object in it."""
+    level = list_google_level(gcs_bucket)
+    assert level is None  # nothing there: the listing of all says what that means
+    put_in_google(gcs_bucket, "in/", "in/a.jpg", "in/b/1.jpg")
+    level = list_google_level(f"{gcs_bucket}/in")
+    assert level is not None
+    assert ([file.path for file in level.files], level.folders) == ([f"{gcs_bucket}/in/a.jpg"], [f"{gcs_bucket}/in/b"])
+    put_in_google(gcs_bucket, "empty//1.jpg", "empty/2.jpg")
+    assert list_google_level(f"{gcs_bucket}/empty") is None
+
+
+def put_in_google(bucket: str, *keys: str) -> None:
+    """Write objects whose keys Arrow does not write."""
+    client = Client(project=None, credentials=AnonymousCredentials())
+    for key in keys:
+        client.bucket(bucket.removeprefix("gs://")).blob(key).upload_from_string(b"x")
+
+
+def test_a_bucket_of_gcs_that_is_not_there_is_named(gcs_bucket: str) -> None:
+    """As an error of the storage."""
+    with pytest.raises(FileNotFoundError, match=f"^{gcs_bucket}-none: "):
+        list_google_level(f"{gcs_bucket}-none")

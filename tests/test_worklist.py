@@ -3,6 +3,7 @@
 import functools
 import os
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,18 @@ def test_every_path_has_one_fate(listed: list[Listed], rows: list[EarlierRow | N
     """The newest row of a path decides; a row of this run stands whatever its version."""
     assert choose(listed, rows) == choice
     assert choose(reversed(listed), reversed(rows)) == choice
+
+
+def test_a_path_that_is_listed_a_million_times_is_not_held_as_often() -> None:
+    """Whoever writes one name into every line of a manifest gets one image, and no worker without memory."""
+    tracemalloc.start()
+    try:
+        choice = choose((ImageRef(f"{'a' * 100}", None, None) for _ in range(100_000)), [])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert choice == Choice(todo=ImageRef("a" * 100, None, None), duplicates=99_999)
+    assert peak < 100_000
 
 
 def test_local_versions_of_listing_stat_and_read_are_the_same(tmp_path: Path) -> None:

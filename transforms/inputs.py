@@ -16,6 +16,7 @@ from wcmatch import glob as wcglob
 
 from transforms import manifests, storage
 from transforms.errors import ConfigError, FailureCode, ImageError, InputError, Stage
+from transforms.levels import list_level
 from transforms.manifests import Manifest, ManifestKind, Split, read_split
 from transforms.records import Failure, ImageRef, now_us
 from transforms.redaction import redact_url
@@ -28,6 +29,8 @@ _GLOB_CHARACTERS = re.compile(r"[*?\[{]")
 _GLOB_FLAGS = wcglob.GLOBSTAR | wcglob.BRACE | wcglob.DOTGLOB | wcglob.CASE
 # ArrowException: what pyarrow does not translate into OSError.
 _STORAGE_ERRORS = (OSError, pa.ArrowException)
+# Requests that are made for a first image before everything is listed.
+_MOST_LEVELS = 1000
 
 
 class InputSource(NamedTuple):
@@ -116,11 +119,42 @@ def check_not_empty(source: InputSource, settings: InputSettings) -> None:
         InputError: It matches nothing, its manifest cannot be read, or the storage does not list it.
     """
     try:
-        if next(list_input(source, settings), None) is not None:
+        if _names_an_image(source, settings):
             return
         raise InputError(f"input {source.text} matches nothing: {_why_empty(source, settings)}")
     except _STORAGE_ERRORS as error:
         raise InputError(f"input {source.text} cannot be listed: {_first_line(error)}") from error
+
+
+def _names_an_image(source: InputSource, settings: InputSettings) -> bool:
+    if source.kind in ("folder", "glob"):
+        search = find_search(source)
+        if search.deep and storage.is_remote(search.folder):
+            found = _looks_below(search, settings)
+            if found is not None:
+                return found
+    return next(list_input(source, settings), None) is not None
+
+
+def _looks_below(search: "Search", settings: InputSettings) -> bool | None:
+    """Tell whether there is an image, going down level by level; None where that does not lead to an answer.
+
+    All that lies below a prefix of a store is listed as a whole: of a hundred million objects, by hours and gigabytes.
+    """
+    choose = image_filter(search, settings)
+    waiting = [search.folder] if storage.is_folder(search.folder) else []
+    for _ in range(_MOST_LEVELS):
+        if not waiting:
+            return False
+        level = list_level(search.folder, waiting.pop())
+        if level is None:
+            return None
+        if next(choose(level.files), None) is not None:
+            return True
+        if level.cut:
+            return None
+        waiting += reversed(level.folders)
+    return None
 
 
 def _why_empty(source: InputSource, settings: InputSettings) -> str:

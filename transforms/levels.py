@@ -6,6 +6,7 @@ from typing import NamedTuple
 from pyarrow import fs
 
 from transforms import folders, storage, stores
+from transforms.google_levels import list_google_level
 from transforms.storage import FileStat
 
 
@@ -17,6 +18,8 @@ class Level(NamedTuple):
     folders: list[str]
     """Path of each folder or prefix in it; listed with all below them, and together with the files, they give what
     storage.list_folder gives for the folder."""
+    cut: bool = False
+    """There is more in it than was listed, and it cannot be taken apart."""
 
 
 _EMPTY = Level([], [])
@@ -38,7 +41,8 @@ def list_level(root: str, folder: str) -> Level | None:
     """
     try:
         if folder.startswith("gs://"):
-            return None
+            google = list_google_level(folder)
+            return google and Level(*google)
         return _remote_level(folder) if storage.is_remote(folder) else _local_level(root, folder)
     except FileNotFoundError:
         if folder == root:

@@ -31,6 +31,8 @@ KINDS: dict[str, ManifestKind] = {
 MARK = b"\xef\xbb\xbf"
 """A text may begin with it; it belongs to no name."""
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+# The first bytes of gzip, zstd and zip.
+_COMPRESSED = (b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"PK\x03\x04")
 # A store is asked for so much at a time.
 _BUFFER_BYTES = 4 * 1024**2
 
@@ -111,7 +113,7 @@ def open_bytes(manifest: Manifest, start: int = 0, end: int | None = None) -> "I
     """Open a part of a manifest that is text: a store is asked for no more than that.
 
     Raises:
-        InputError: It is text of another kind than UTF-8.
+        InputError: It is text of another kind than UTF-8, or compressed.
         OSError: The storage does not give it.
     """
     filesystem, inner = storage.filesystem(manifest.path)
@@ -124,6 +126,8 @@ def open_bytes(manifest: Manifest, start: int = 0, end: int | None = None) -> "I
         stream = stack.enter_context(io.BufferedReader(raw, _BUFFER_BYTES))
         if start == 0 and stream.peek(2)[:2] in _UTF16_MARKS:
             raise InputError(f"manifest {manifest.text} is UTF-16 text; save it as UTF-8")
+        if start == 0 and stream.peek(8).startswith(_COMPRESSED):
+            raise InputError(f"manifest {manifest.text} is compressed, whatever its name says: unpack it first")
         yield stream
 
 

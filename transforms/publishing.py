@@ -250,13 +250,16 @@ def complete(layout: RunLayout) -> bool:
     if plan is None:
         return False
     manifest = plan.manifest
-    if is_published(layout) and _same_run(layout, manifest):
+    if not _is_carried_out(layout, manifest):
+        # After a kill it reads what was moved, which takes as long as that is large: whoever was thought to be dead may
+        # be done meanwhile.
+        check_feasible(layout, plan)
+    if _is_carried_out(layout, manifest):
         # Killed between _SUCCESS and the end; another run may have been published since.
         if _is_newest(layout, manifest):
             storage.write_bytes(layout.latest, _json(_pointer(layout, manifest)))
         _leave_staging(layout)
         return True
-    check_feasible(layout, plan)
     moving.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
     # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
     moving.delete_file(layout.manifest)
@@ -289,9 +292,9 @@ def _is_newest(layout: RunLayout, manifest: dict[str, Any]) -> bool:
     return not isinstance(told, str) or told <= manifest["published_at"]
 
 
-def _same_run(layout: RunLayout, manifest: dict[str, Any]) -> bool:
+def _is_carried_out(layout: RunLayout, manifest: dict[str, Any]) -> bool:
     try:
-        return bool(read_json(layout.manifest, "") == manifest)
+        return is_published(layout) and bool(read_json(layout.manifest, "") == manifest)
     except ConfigError:
         return False  # it is missing or damaged: whatever it was of, it is not of this run
 

@@ -111,7 +111,7 @@ def take_apart(
         for _ in range(_DEEPEST):
             below: list[str] = []
             for folder, level in zip(folders, pool.map(list_one, folders), strict=True):
-                if level is None or len(level.folders) > most:
+                if level is None or level.cut or len(level.folders) > most:
                     whole += 1
                     yield folder
                 else:

@@ -43,16 +43,21 @@ def choose(listed: Iterable[Listed], rows: Iterable[EarlierRow | None]) -> Choic
         listed: Its entries, any number.
         rows: Of earlier runs; None for a row of an earlier attempt of this run, which stands whatever its version.
     """
-    entries, known = list(listed), list(rows)
+    known = list(rows)  # one a night
     done = None in known
-    if not entries:
+    # One after the other: a faulty manifest may name one path a million times.
+    entry: Listed | None = None
+    duplicates = -1
+    for found in listed:
+        duplicates += 1
+        # A listing knows size and version, a manifest's line does not: keep what knows more, and of equals the same
+        # one in every attempt.
+        if entry is None or _knowledge(found) > _knowledge(entry):
+            entry = found
+    if entry is None:
         return Choice(unlisted=done)
-    duplicates = len(entries) - 1
     if done:
         return Choice(duplicates=duplicates)
-    # A listing knows size and version, a manifest's line does not: keep what knows more, and of equals the same one in
-    # every attempt.
-    entry = max(entries, key=_knowledge)
     scored_version = _newest_version([row for row in known if row is not None])
     if scored_version is None or isinstance(entry, Failure):
         return Choice(todo=entry, duplicates=duplicates)
