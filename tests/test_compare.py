@@ -173,6 +173,14 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
         compare(find_run(str(tmp_path)), find_run(f"{tmp_path}/runs/night"))
 
 
+def test_runs_of_one_id_in_two_outputs_are_told_apart(tmp_path: Path) -> None:
+    """Two models on trial in outputs of their own: each figure says whose it is."""
+    for folder in ("a", "b"):
+        publish_scores(tmp_path / folder, ["x"], [[0.2, 0.8]])
+    found = compare(find_run(f"{tmp_path}/a"), find_run(f"{tmp_path}/b"))
+    assert "0 only by night (first) (0 failed in night (second)), 0 only by night (second)" in comparison_text(found, 3)
+
+
 def test_nights_of_other_images_are_compared_by_their_distributions(tmp_path: Path) -> None:
     """No agreement can be told, the mix can; the same from manifests that do not say it."""
     one, two = probabilities(1, 300), probabilities(2, 300)

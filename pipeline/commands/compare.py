@@ -8,7 +8,10 @@ import argparse
 
 from pipeline.commands.written_file import write_file
 
-_RUN = "the --output folder of runs (its newest run), <output>/runs/<id>, or <output>/scores/run_id=<id>"
+_RUN = (
+    "the --output folder of runs (its newest run), <output>/runs/<id>, or <output>/scores/run_id=<id>; of a challenger "
+    "<output>/scores_challenger/run_id=<id>"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
