@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,13 +61,16 @@ def night(place: Path, output: Path, *more: str) -> int:
 
 
 class TestFile:
-    def test_nights_tell_what_they_were(self, place: Path, tmp_path: Path) -> None:
+    def test_nights_tell_what_they_were(self, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A published one, the same again, and one that is refused: every figure is that of its manifest."""
         file = tmp_path / "night.prom"
         told = ("--metrics-file", str(file), "--run-id")
 
-        assert night(place, tmp_path / "out", *told, "n1") == 0
+        with monkeypatch.context() as slow:
+            slow.setattr("pipeline.quiet.import_beam", lambda: time.sleep(0.5))
+            assert night(place, tmp_path / "out", *told, "n1") == 0
         first = read(file)
+        assert first["run_startup_seconds"] > 0.5  # libraries and model are loaded before the run begins
         assert (first["run_exit_code"], first["run_listed_images"], first["run_scored_images"]) == (0, 6, 5)
         assert (first["run_failed_images"], first["run_failed_images_by_code:unsupported_format"]) == (1, 1)
         assert {name for name in first if ":" in name} >= {f"run_failed_images_by_code:{code}" for code in FailureCode}

@@ -124,7 +124,7 @@ def _time(time: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if seconds or step != "challenger"  # only where there is one
     ]
     cards = [
-        ("start-up", duration_text(time["startup_seconds"]), "checks and model"),
+        ("start-up", duration_text(time["startup_seconds"]), "libraries, checks, model"),
         ("pipeline", duration_text(time["pipeline_seconds"]), f"{count_text(time['images'])} images"),
     ]
     if time["images_per_second"] is not None:
