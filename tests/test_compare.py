@@ -229,7 +229,10 @@ def test_empty_runs_are_compared(tmp_path: Path) -> None:
     """A night without images is a night."""
     found = publish_pair(tmp_path, np.zeros((0, 4)), probabilities(1, 3), {}, {})
     assert (found.joined.only_second, found.flip_rate, found.all_images.class_mix) == (3, None, None)
-    assert "all images: one of the runs has none" in comparison_text(found, 3)
+    text = comparison_text(found, 3)
+    assert "all images: one of the runs has none" in text
+    assert "no image was scored by run old: nothing can be compared" in text
+    assert "only their distributions" not in text
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

@@ -46,7 +46,10 @@ def notes(found: Comparison) -> list[str]:
         if labels:
             more = ", ..." if len(labels) > 3 else ""
             told.append(f"labels only in run {side.name}: {len(labels)} ({', '.join(labels[:3])}{more})")
-    if not found.joined.images:
+    empty = [side.name for side in found.sides if not side.images]
+    if empty:
+        told.append(f"no image was scored by run {' and run '.join(empty)}: nothing can be compared")
+    elif not found.joined.images:
         told.append("no image was scored by both runs: only their distributions are compared")
     return told
 
