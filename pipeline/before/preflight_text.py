@@ -93,8 +93,8 @@ def duration_summary(found: Preflight) -> str:
         return "not known"
     least = "" if listing.exact else f", if it has {count_text(listing.images)} images"
     return (
-        f"{duration_text(predicted.duration.total)}, give or take {duration_text(predicted.duration_error)}, on a "
-        f"machine like this one{least}"
+        f"{duration_text(predicted.duration.total)} on a machine like this one{least}; its images give or take "
+        f"{duration_text(predicted.duration_error)}"
     )
 
 
