@@ -1,9 +1,11 @@
 """Metrics of a run: a file for Prometheus and a message for OpenTelemetry, however the run has ended."""
 
+import contextlib
 import http.server
 import logging
 import os
 import re
+import socket
 import sys
 import threading
 import time
@@ -253,6 +255,34 @@ class TestOtlp:
             raise ConfigError("its own")
         assert len(handler.received) == 1
         assert f"metrics of the run cannot be left whole at {endpoint}: {endpoint} has not taken them" in caplog.text
+
+    def test_a_collector_that_answers_byte_by_byte_does_not_hold_a_run_up(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No pause is long, and the answer never ends: the run does."""
+        monkeypatch.setattr(metrics_otlp, "_TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(metrics_otlp, "_GRACE_SECONDS", 0.1)
+        over = threading.Event()
+
+        def drip(server: socket.socket) -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while not over.wait(0.05):
+                    connection.sendall(b"x")
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            dripping = threading.Thread(target=drip, args=[server])
+            dripping.start()
+            endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+            started = time.monotonic()
+            with pytest.raises(ConfigError, match="its own"), leaving_metrics(MetricsPlan(otlp=endpoint), "c", "o"):
+                raise ConfigError("its own")
+            took = time.monotonic() - started
+            over.set()
+            dripping.join()
+        assert took < 30  # importing included; the answer would have taken more than an hour
+        assert f"{endpoint} has not taken them" in caplog.text
 
     def test_without_its_packages_it_is_refused_with_the_way_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The extra is named."""
