@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline import metrics_otlp
 from pipeline.cli import main
 from pipeline.metrics import METRICS, Ended
+from pipeline.metrics_file import write_metrics_file
 from pipeline.run_metrics import MetricsPlan, leaving_metrics
 from pipeline.run_records import RunResult
 from tests.model_zoo import pooled_model
@@ -145,6 +146,23 @@ class TestFile:
             raise error
         assert raised.value is error
         assert read(file) == {"run_exit_code": code, "run_ended_timestamp_seconds": 107.5, "run_duration_seconds": 7.5}
+
+    def test_a_reader_never_finds_a_file_without_the_last_success(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A failed night replaces the file once, with what is kept of the one before."""
+        file = str(tmp_path / "x.prom")
+        write_metrics_file(file, Ended("c", "o", 0, 1.0, 2.0).values())
+        found = []
+        replace = os.rename
+
+        def rename(source: str, target: str) -> None:
+            replace(source, target)
+            found.append(read(Path(target)).get("last_success_timestamp_seconds"))
+
+        monkeypatch.setattr(os, "rename", rename)
+        write_metrics_file(file, Ended("c", "o", 3, 3.0, 4.0).values())
+        assert found == [2.0]
 
     @pytest.mark.parametrize("before", ["no metrics {", b"\xff\xfe"])
     def test_a_damaged_file_of_before_is_replaced_and_named(
