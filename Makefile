@@ -17,6 +17,7 @@ JOB_SERVER ?= $(CURDIR)/.cache/flink/beam-$(BEAM_RUNNER)-runner-flink-$(FLINK_MI
 FLINK_ENV = FLINK_HOME=$(FLINK_HOME) FLINK_JOB_SERVER=$(abspath $(JOB_SERVER))
 
 TARGET := cpu
+PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-heavy test-browser test-exports test-image test-flink image flink flink-up flink-down fuzz check lint types format bench lock clean
@@ -44,8 +45,9 @@ $(VENV)/.bench: setup.py constraints.txt
 demo: $(VENV)/.demo ## Set up and score real photos with a real model
 	$(BIN)/score-images demo
 
-test: $(VENV)/.test ## Set up and run the tests
-	$(BIN)/python -m pytest
+# A file of tests goes whole to one of the processes, since its tests share what was costly to make.
+test: $(VENV)/.test ## Set up and run the tests; PROCESSES=4 on a larger machine
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
 
 test-heavy: $(VENV)/.test ## Run the tests that take minutes: kills, full disks, every order of requests
 	$(BIN)/python -m pytest -m heavy

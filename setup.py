@@ -18,6 +18,7 @@ EXTRAS = {
     "test": [
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "hypothesis",
         "moto[s3,server]",
         "gcp-storage-emulator",

@@ -15,7 +15,7 @@ from pipeline.places import check_places_of_workers
 from pipeline.run_pipeline import challenger_tables, told_inputs
 from pipeline.run_records import Checked, Prepared, RunRequest
 from pipeline.submitting import check_credentials
-from transforms import storage
+from transforms import moving, storage
 from transforms.baselines import open_baseline
 from transforms.claims import RunClaim
 from transforms.earlier_runs import Chain, check_since, find_chain, open_chain
@@ -23,11 +23,8 @@ from transforms.errors import ConfigError
 from transforms.health import HealthPlan
 from transforms.inputs import InputSource, check_not_empty, parse_input
 from transforms.layout import LATEST, RunLayout, absolute_folder, check_run_id, new_run_id
-from transforms.publishing import (
-    complete,
-    is_published,
-    pending_manifest,
-)
+from transforms.outcomes import is_published
+from transforms.publishing import complete, pending_manifest
 from transforms.publishing_plan import check_places
 from transforms.redaction import redact_value
 from transforms.scoring import Scorer
@@ -142,7 +139,7 @@ def _begin(request: RunRequest, checked: Checked, claim: RunClaim) -> Prepared |
             return found
         adopted = claim_staging(layout, identity, scorer.schema, scorer.file_metadata(), tables)
         for stale in layout.refusal:
-            storage.delete_file(stale)
+            moving.delete_file(stale)
     except OSError as error:
         raise _unusable(request, "written", error) from error
     if adopted.rows:

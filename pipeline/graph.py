@@ -26,9 +26,10 @@ from transforms.inputs import BadName, InputSource, resolve
 from transforms.layout import CHALLENGER_TABLES, Table
 from transforms.list_images import ListImages
 from transforms.load_batches import LoadBatches
+from transforms.outcomes import Outcome
 from transforms.part_groups import TableFiles
 from transforms.publish_run import Counted, PublishRun
-from transforms.publishing import Outcome, RunFacts
+from transforms.publishing import RunFacts
 from transforms.records import Failure, ImageRef, RivalRows, WrittenFile
 from transforms.score_batches import ScoreBatches
 from transforms.scoring import Scorer

@@ -22,7 +22,7 @@ from pipeline.submitting import client_errors, submit
 from transforms import observe
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError, ExitCode
-from transforms.publishing import read_attempt, read_outcome
+from transforms.outcomes import read_attempt, read_outcome
 
 _LOG = logging.getLogger(__name__)
 

@@ -12,9 +12,7 @@ from transforms.earlier_runs import Chain
 from transforms.health import HealthPlan
 from transforms.inputs import DEFAULT_PATH_COLUMN, InputSource
 from transforms.layout import RunLayout
-from transforms.publishing import (
-    Outcome,
-)
+from transforms.outcomes import Outcome
 from transforms.staging import Adopted
 
 

@@ -16,9 +16,10 @@ from transforms.errors import FailureCode, Stage
 from transforms.health import HealthPlan
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
+from transforms.outcomes import Outcome
 from transforms.part_files import PartWriter
 from transforms.probabilities import summarise
-from transforms.publishing import Outcome, RunFacts, publish
+from transforms.publishing import RunFacts, publish
 from transforms.records import Failure, ImageInfo, ImageRef
 from transforms.settings import CalibrationSettings, HealthSettings, LimitSettings, WriteSettings
 

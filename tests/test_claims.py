@@ -17,7 +17,7 @@ import pytest
 
 from tests.fault_proxy import Fault, FaultyStore
 from tests.runs import tree
-from transforms import claims, storage
+from transforms import claims, moving, storage
 from transforms.bakery import ListNames, Read, Write
 from transforms.claims import RunClaim, TakenError
 from transforms.errors import ConfigError
@@ -223,7 +223,7 @@ def test_who_was_taken_over_says_so(
     with RunClaim(layout) as claim:
         claim.take()
         (mine,) = storage.list_folder(layout.claims)
-        storage.delete_file(mine.path)
+        moving.delete_file(mine.path)
         deadline = time.monotonic() + 20
         while "run night was taken over: this process gave no sign of life for a minute" not in caplog.text:
             assert time.monotonic() < deadline

@@ -196,6 +196,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 from transforms import models
 from transforms.devices import Devices
+from transforms.model_calls import call_on
 from transforms.settings import ModelSettings, PreprocessSettings
 
 names = ("/device:CPU:1", "/device:CPU:2")
@@ -203,7 +204,7 @@ models.claim_devices = lambda asked: Devices(names, "two devices of a test")
 model = models.load_model(ModelSettings(path=sys.argv[1]), PreprocessSettings(value_range="0_255"))
 pixels = np.load(sys.argv[2])
 for name in model.devices.names:
-    print(models.call_on(model.compiled, pixels, name).backing_device.rpartition("/")[2])
+    print(call_on(model.compiled, pixels, name).backing_device.rpartition("/")[2])
     np.save(sys.argv[2] + name[-1], model.predict(pixels, name))
 print(model.devices.reason)
 """

@@ -10,9 +10,11 @@ import pytest
 
 from tests import model_zoo
 from transforms.errors import ModelError
-from transforms.freezing import Frozen, compile_model, freeze, read_layout, scale_and_offset
+from transforms.freezing import Frozen, compile_model, freeze
+from transforms.model_calls import to_tensor
+from transforms.model_inputs import read_layout
 from transforms.model_interface import OpenModel, TensorDescription
-from transforms.models import load_model, to_tensor
+from transforms.models import load_model
 from transforms.settings import ModelSettings, PreprocessSettings
 
 PLAIN = PreprocessSettings(value_range="0_255")
@@ -195,24 +197,6 @@ def test_threads_may_share_a_model() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-@pytest.mark.parametrize(
-    ("preprocess", "scale", "offset"),
-    [
-        ({"value_range": "0_255"}, 1.0, 0.0),
-        ({"value_range": "0_1"}, 1 / 255, 0.0),
-        ({"value_range": "-1_1"}, 2 / 255, -1.0),
-        # EfficientNet-Lite's is exact in binary
-        ({"value_range": "0_255", "mean": (127,) * 3, "std": (128,) * 3}, 1 / 128, -127 / 128),
-        ({"value_range": "-1_1", "mean": (0.5,) * 3, "std": (0.5,) * 3}, 4 / 255, -3.0),
-    ],
-)
-def test_scale_and_offset_fold_the_declaration(preprocess: dict[str, Any], scale: float, offset: float) -> None:
-    """Range, mean and std are one multiplication and one addition."""
-    got = scale_and_offset(PreprocessSettings(**preprocess))
-    np.testing.assert_allclose(got[0], np.full(3, scale, np.float32), rtol=1e-7)
-    np.testing.assert_allclose(got[1], np.full(3, offset, np.float32), rtol=1e-7)
 
 
 def test_frozen_model_never_prints_its_pixels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

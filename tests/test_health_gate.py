@@ -14,7 +14,7 @@ from tests.published_runs import publish_scores
 from transforms import publishing
 from transforms.errors import ConfigError, ExitCode
 from transforms.layout import RunLayout
-from transforms.publishing import is_published, read_attempt, read_outcome
+from transforms.outcomes import is_published, read_attempt, read_outcome
 from transforms.settings import HealthSettings
 
 pytest_plugins = ["tests.s3_store"]

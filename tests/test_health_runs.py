@@ -14,7 +14,7 @@ from pipeline.config import RunConfig, load_config
 from tests.model_zoo import pooled_model
 from tests.runs import run_quietly, small_config, write_config
 from transforms.errors import ExitCode
-from transforms.publishing import Outcome
+from transforms.outcomes import Outcome
 
 CONFIG = Path(__file__).parent.parent / "configs" / "demo.yaml"
 GATE = {"baseline": "latest", "on_drift": "refuse"}

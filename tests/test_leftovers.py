@@ -13,11 +13,12 @@ from pipeline.after.leftovers_text import leftovers_text
 from pipeline.cli import main
 from tests.published_runs import publish_scores
 from tests.runs import tree
-from transforms import publishing, storage
+from transforms import moving, publishing, storage
 from transforms.claims import RunClaim, TakenError
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
-from transforms.publishing import complete, is_published
+from transforms.outcomes import is_published
+from transforms.publishing import complete
 from transforms.staging import claim_staging
 from transforms.tables import FAILURES_SCHEMA
 
@@ -176,7 +177,7 @@ def test_a_plan_goes_before_what_it_moves(tmp_path: Path, monkeypatch: pytest.Mo
     layout = kill_before_publishing(tmp_path, monkeypatch)
     leftover = only(tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr(storage, "delete_folder", lambda _: 1 / 0)
+        patched.setattr(moving, "delete_folder", lambda _: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             delete_leftover(str(tmp_path), leftover)
     assert not complete(layout)
@@ -510,9 +511,9 @@ def test_while_a_run_is_deleted_nobody_begins_it(tmp_path: Path, monkeypatch: py
         with RunClaim(layout) as claim:
             told.append(claim.worker())
         monkeypatch.undo()
-        storage.delete_folder(folder)
+        moving.delete_folder(folder)
 
-    monkeypatch.setattr(storage, "delete_folder", delete)
+    monkeypatch.setattr(moving, "delete_folder", delete)
     assert delete_leftover(str(tmp_path), leftover)
     assert len(told) == 1
     assert str(told[0]).startswith(ME)
@@ -568,7 +569,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_passes_for_a_run(
     manifest = json.loads(Path(layout.manifest).read_text())
     storage.write_bytes(layout.plan, json.dumps({"manifest": manifest, "moves": []}).encode())
     storage.write_bytes(layout.latest, b'{"run_id": "morning"}')
-    real, deletions = storage.delete_file, 0
+    real, deletions = moving.delete_file, 0
 
     def delete_one_and_die(file: str) -> None:
         real(file)
@@ -580,7 +581,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_that_passes_for_a_run(
         if not leftover.files:
             break
         with monkeypatch.context() as patched:
-            patched.setattr(storage, "delete_file", delete_one_and_die)
+            patched.setattr(moving, "delete_file", delete_one_and_die)
             with pytest.raises(ZeroDivisionError):
                 delete_leftover(str(tmp_path), leftover)
         deletions += 1

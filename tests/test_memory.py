@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transforms.memory import ByteBudget, PixelBuffers
-from transforms.models import to_tensor
+from transforms.model_calls import to_tensor
 
 
 class TestByteBudget:

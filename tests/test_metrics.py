@@ -30,7 +30,7 @@ from tests.runs import make_photos, small_config, write_config
 from transforms.errors import ConfigError, ExitCode, FailureCode, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
-from transforms.publishing import Outcome
+from transforms.outcomes import Outcome
 
 
 def read(path: Path) -> dict[str, float]:

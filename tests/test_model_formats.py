@@ -14,7 +14,8 @@ import pytest
 
 from tests import model_zoo
 from transforms.errors import ModelError
-from transforms.models import Classifier, ModelDescription, describe_model, load_model
+from transforms.model_descriptions import ModelDescription, describe_model
+from transforms.models import Classifier, load_model
 from transforms.settings import ModelSettings, PreprocessSettings
 
 UNIT_RANGE = PreprocessSettings(value_range="0_1")

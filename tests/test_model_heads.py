@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests import model_zoo
-from transforms.models import describe_model
+from transforms.model_descriptions import describe_model
 from transforms.settings import ModelSettings
 
 

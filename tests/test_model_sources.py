@@ -19,8 +19,9 @@ from tests import model_zoo
 from tests.hub_server import HubServer
 from transforms import model_sources, storage
 from transforms.errors import ModelError
+from transforms.model_descriptions import fingerprint_model
 from transforms.model_sources import cache_folder, local_path, unpack
-from transforms.models import fingerprint_model, load_model
+from transforms.models import load_model
 from transforms.settings import ModelSettings, PreprocessSettings
 
 

@@ -1,9 +1,5 @@
 """The model as the pipeline sees it: what predict returns, and what load_model refuses."""
 
-import pickle
-import shutil
-import subprocess
-import sys
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +12,8 @@ from tests import model_zoo
 from tests.model_zoo import expected_logits, photos, pooled_model
 from transforms import models
 from transforms.errors import ModelError, RunError
-from transforms.models import as_rows, describe_model, fingerprint_model, load_model
+from transforms.model_descriptions import describe_model, fingerprint_model
+from transforms.models import load_model
 from transforms.settings import ModelSettings, PreprocessSettings
 
 PLAIN = PreprocessSettings(value_range="0_255")
@@ -47,28 +44,6 @@ def test_model_says_what_it_is(pooled: Path) -> None:
     assert model.fingerprint == model.description.fingerprint == fingerprint_model(pooled)
     assert model.model_id == f"pooled@{model.fingerprint[:12]}"
     assert load_model(settings_of(pooled, name="cats"), PLAIN).model_id == f"cats@{model.fingerprint[:12]}"
-
-
-def test_description_before_and_after_loading_differ_only_in_freezing(pooled: Path) -> None:
-    """describe_model sees what load_model sees, except whether the graph could be frozen."""
-    described = describe_model(settings_of(pooled))
-    loaded = load_model(settings_of(pooled), PLAIN).description
-    assert described.frozen is None
-    assert loaded.frozen is True
-    assert {**vars(described), "frozen": True, "frozen_reason": loaded.frozen_reason} == vars(loaded)
-    assert str(described.outputs[0]) == "logits float32[?, 4]"
-    assert (described.input_name, described.input_dtype, described.input_shape, described.layout) == (
-        "images",
-        "float32",
-        (None, 6, 8, 3),
-        "NHWC",
-    )
-
-
-def test_description_travels_between_processes(pooled: Path) -> None:
-    """A description is plain data."""
-    described = describe_model(settings_of(pooled))
-    assert pickle.loads(pickle.dumps(described)) == described  # noqa: S301 - our own bytes
 
 
 def test_model_takes_a_weak_reference(pooled: Path) -> None:
@@ -182,27 +157,6 @@ def test_colours_of_a_grey_model_are_refused(tmp_path: Path, preprocess: dict[st
     assert str(caught.value) == said
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype", "said"),
-    [
-        ((None, 6, 8, 4), "float32", "input images float32[?, 6, 8, 4] has 4 channels; models of 3 channels, or of 1"),
-        ((6, 8, 3), "float32", "input images float32[6, 8, 3] is no batch of images: expected [N, H, W, 3] or"),
-        ((None, 6, 8, 3), "complex64", "input images complex64[?, 6, 8, 3] is no image: its dtype is complex64"),
-        ((), "string", "input images string[] takes encoded images one by one; export a signature with a string input"),
-    ],
-)
-def test_input_that_is_no_batch_of_images_is_refused(shape: Any, dtype: str, said: str) -> None:
-    """What is no batch of grey or RGB images is refused with its shape."""
-    from transforms.freezing import read_layout
-    from transforms.model_interface import OpenModel, TensorDescription
-
-    tensor = TensorDescription("images", dtype, shape)
-    model = OpenModel("savedmodel", (), None, tensor, (tensor,), tensor, lambda x: x, None, None)
-    with pytest.raises(ModelError) as caught:
-        read_layout(model)
-    assert str(caught.value).startswith(said)
-
-
 def test_size_comes_from_the_config_where_the_model_takes_any(free: Path) -> None:
     """A model of free height and width needs preprocess.height and width."""
     with pytest.raises(ModelError) as caught:
@@ -271,53 +225,6 @@ def test_pixels_of_another_kind_are_a_mistake_of_the_caller(pooled: Path, pixels
         model.predict_bytes([b"jpeg"])
 
 
-@pytest.mark.parametrize(
-    ("shape", "expected"),
-    [
-        ((4, 5), (4, 5)),
-        ((4, 1, 1, 5), (4, 5)),
-        # A convolution as head, channels first
-        ((4, 5, 1, 1), (4, 5)),
-        # One-unit heads
-        ((4,), (4, 1)),
-        ((4, 1), (4, 1)),
-        ((4, 1, 1, 1), (4, 1)),
-        # One class a unit, and one image
-        ((1, 1), (1, 1)),
-    ],
-)
-def test_output_becomes_one_row_an_image(shape: tuple[int, ...], expected: tuple[int, int]) -> None:
-    """Axes of length 1 are dropped, the values keep their order."""
-    raw = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-    rows = as_rows(raw, shape[0])
-    assert rows.shape == expected
-    np.testing.assert_array_equal(rows.ravel(), raw.ravel())
-
-
-@pytest.mark.parametrize(
-    ("shape", "said"),
-    [
-        ((2, 5), "the model returned 2 rows for 4 images (shape (2, 5)); it has to return one row an image"),
-        ((), "the model returned a single number for 4 images (shape ()); it has to return one row an image"),
-        (
-            (4, 7, 7, 5),
-            "the model returns [N, 7, 7, 5]: a map or a sequence, not one score a class; choose another output with "
-            "model.output_name, or export the model with global pooling before its head",
-        ),
-        (
-            (4, 3, 5),
-            "the model returns [N, 3, 5]: a map or a sequence, not one score a class; choose another output with "
-            "model.output_name, or export the model with global pooling before its head",
-        ),
-    ],
-)
-def test_output_of_another_form_is_refused(shape: tuple[int, ...], said: str) -> None:
-    """A number of rows that is not the number of images, and maps of scores, stop the run."""
-    with pytest.raises(ModelError) as caught:
-        as_rows(np.zeros(shape, np.float32), 4)
-    assert str(caught.value) == said
-
-
 def test_model_with_a_map_of_scores_is_refused_at_load(tmp_path: Path) -> None:
     """A segmentation model is refused before the first image, by description and by load."""
     path = pooled_model(tmp_path / "m", head=lambda logits: {"map": logits[:, None, None, :] + [[[[0.0]]] * 2]})
@@ -351,27 +258,6 @@ def test_model_that_fails_on_every_image_is_refused_at_load(tmp_path: Path) -> N
     assert "\n" not in text
 
 
-def test_fingerprint_is_of_the_content_and_not_of_the_place(pooled: Path, tmp_path: Path) -> None:
-    """A copy has the same fingerprint, in another process too; a file beside the model does not count."""
-    copy = shutil.copytree(pooled, tmp_path / "copy")
-    (copy / "README.md").write_text("ours")
-    first = fingerprint_model(pooled)
-    code = "import sys; from transforms.models import fingerprint_model; print(fingerprint_model(sys.argv[1]))"
-    other = subprocess.run([sys.executable, "-c", code, copy], capture_output=True, text=True, check=True)
-    assert other.stdout.strip() == first
-    assert len(first) == 64
-    with next((copy / "variables").glob("*.data*")).open("r+b") as file:
-        file.seek(3)
-        file.write(b"\xff")
-    assert fingerprint_model(copy) != first
-
-
-def test_fingerprint_of_a_missing_model_is_refused(tmp_path: Path) -> None:
-    """There is no fingerprint of nothing."""
-    with pytest.raises(ModelError, match=r"model.path .*/none does not exist"):
-        fingerprint_model(tmp_path / "none")
-
-
 def test_images_of_bytes_are_decoded_by_the_model(tmp_path: Path) -> None:
     """A model that takes encoded images gets them as they are, and says so."""
     import tensorflow as tf
@@ -399,20 +285,6 @@ def test_scaling_of_a_bytes_model_is_refused(tmp_path: Path) -> None:
     path = model_zoo.bytes_model(tmp_path / "m")
     with pytest.raises(ModelError, match=r"takes pixels as they are and scales them itself.*value_range 0_1"):
         load_model(settings_of(path), PreprocessSettings(value_range="0_1"))
-
-
-@pytest.mark.parametrize("offset", [0, 1, 63, 64])
-def test_pixels_at_any_address_are_scored(tmp_path: Path, offset: int) -> None:
-    """Memory that TensorFlow would not read in place is copied: it ends the process over a crooked address."""
-    model = load_model(ModelSettings(path=str(pooled_model(tmp_path / "m"))), PreprocessSettings(value_range="0_1"))
-    wanted = photos(5)
-    memory = np.empty(wanted.nbytes + 128, np.uint8)
-    start = -memory.ctypes.data % 64 + offset
-    pixels = memory[start : start + wanted.nbytes].reshape(wanted.shape)
-    pixels[:] = wanted
-    np.testing.assert_array_equal(model.predict(pixels), model.predict(wanted))
-    pixels.flags.writeable = False
-    np.testing.assert_array_equal(model.predict(pixels), model.predict(wanted))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.test_part_files import Clock
-from transforms import storage
+from transforms import moving, storage
 from transforms.layout import RunLayout, Table
 from transforms.part_files import group_of
 from transforms.part_groups import GroupWriter, TableFiles
@@ -172,5 +172,5 @@ def test_groups_in_a_store_are_known_by_their_names_as_well(bucket: str) -> None
     claim(f"{bucket}/out")
     write_groups(f"{bucket}/out", 4, rows_per_file=3)
     victim = next(iter(storage.list_folder(layout(f"{bucket}/out").staged_table("scores_challenger")))).path
-    storage.delete_file(victim)
+    moving.delete_file(victim)
     assert len(claim(f"{bucket}/out")[0]) == 9

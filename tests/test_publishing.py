@@ -14,21 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.runs import tree
-from transforms import publishing, storage
-from transforms.errors import ConfigError, ExitCode, FailureCode, RunError, Stage
+from transforms import moving, publishing, storage
+from transforms.errors import ConfigError, ExitCode, FailureCode, Stage
 from transforms.layout import ALL_TABLES, RunLayout, Table
+from transforms.outcomes import Outcome, is_published, read_attempt, read_outcome
 from transforms.part_files import PartWriter
 from transforms.part_groups import GroupWriter, TableFiles
-from transforms.publishing import (
-    ChallengerFacts,
-    Ledger,
-    RunFacts,
-    complete,
-    is_published,
-    publish,
-    read_attempt,
-    read_outcome,
-)
+from transforms.publishing import ChallengerFacts, Ledger, RunFacts, complete, publish
 from transforms.records import Failure, ImageRef, WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
 from transforms.staging import Adopted, StagedTable, claim_staging
@@ -267,7 +259,13 @@ class KilledError(Exception):
     """Stands for kill -9 at a call of the storage."""
 
 
-STEPS = ("write_bytes", "_transfer", "rename", "delete_file", "delete_folder")
+STEPS = (
+    (storage, "write_bytes"),
+    (moving, "_transfer"),
+    (os, "rename"),
+    (moving, "delete_file"),
+    (moving, "delete_folder"),
+)
 
 
 def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
@@ -289,8 +287,7 @@ def kill_after(monkeypatch: pytest.MonkeyPatch, calls: int) -> None:
 
     # A copy within a store and a rename on a disk are done or not.
     halves = {"delete_folder": half_of_a_folder}
-    for name in STEPS:
-        module = os if name == "rename" else storage
+    for module, name in STEPS:
         half = halves.get(name, lambda *_: None)
         monkeypatch.setattr(module, name, counted(getattr(module, name), half))
 
@@ -438,9 +435,7 @@ def test_runs_of_two_names_published_at_once_are_both_whole(tmp_path: Path) -> N
         staged = [stage(facts, [facts.layout.run_id]) for facts in all_facts]
         together = threading.Barrier(2)
 
-        def launch(
-            facts: RunFacts, files: list[WrittenFile], together: threading.Barrier = together
-        ) -> publishing.Outcome:
+        def launch(facts: RunFacts, files: list[WrittenFile], together: threading.Barrier = together) -> Outcome:
             together.wait(60)
             return publish(facts, files, Ledger(1, 0, 1, 1, 0, 0))
 
@@ -449,13 +444,6 @@ def test_runs_of_two_names_published_at_once_are_both_whole(tmp_path: Path) -> N
         assert [outcome.exit_code for outcome in outcomes] == [0, 0]
         assert [by_success(facts.layout) for facts in all_facts] == [("one",), ("two",)]
         assert by_pointer(str(output)) in (("one",), ("two",))
-
-
-def test_a_run_that_did_not_end_says_how_to_go_on(tmp_path: Path) -> None:
-    """Neither published nor refused: interrupted."""
-    with pytest.raises(RunError, match="run again with --run-id night to continue it") as caught:
-        read_outcome(RunLayout(str(tmp_path), "night"))
-    assert caught.value.exit_code == ExitCode.INTERRUPTED
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]x"])

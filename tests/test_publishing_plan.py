@@ -10,11 +10,12 @@ import pytest
 
 from tests.runs import tree
 from tests.test_publishing import facts_for, published_paths, stage
-from transforms import publishing, storage
+from transforms import moving, publishing, storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
-from transforms.publishing import RunFacts, complete, is_published, publish, read_outcome
+from transforms.outcomes import is_published, read_outcome
+from transforms.publishing import RunFacts, complete, publish
 from transforms.publishing_plan import check_places, read_plan
 
 pytest_plugins = ["tests.s3_store"]
@@ -95,7 +96,7 @@ def test_part_of_the_old_run_is_never_taken_for_one_of_the_new(
     facts = planned(output)
     plan = read_plan(facts.layout)
     assert plan is not None
-    storage.delete_file(plan.moves[0].source)
+    moving.delete_file(plan.moves[0].source)
     with pytest.raises(
         ConfigError, match=r"is gone or has changed, and is not at .*part-00000-of-00002.parquet either"
     ):
@@ -173,14 +174,14 @@ def test_files_that_somebody_changes_meanwhile_are_not_published(
 ) -> None:
     """After the moves, before _SUCCESS, every file has the size that the manifest says."""
     facts = planned(str(tmp_path), overwrite=False)
-    real = storage.exchange_folder
+    real = moving.exchange_folder
 
     def exchange_and_harm(new: str, place: str, old: str) -> None:
         real(new, place, old)
         for path in Path(place).iterdir():
             os.truncate(path, 3)
 
-    monkeypatch.setattr(storage, "exchange_folder", exchange_and_harm)
+    monkeypatch.setattr(moving, "exchange_folder", exchange_and_harm)
     with pytest.raises(
         ConfigError, match=r"run night is not published: .* is not what was staged; somebody else writes"
     ):

@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 from transforms import quarantine as quarantine_module
+from transforms import quarantine_worker
 from transforms.errors import ExitCode, FailureCode, ImageError, InterruptedRunError, RunError, Stage
 from transforms.images import Decoded
 from transforms.load_plan import LoadPlan
@@ -193,7 +194,7 @@ class TestWhatComesBack:
     ) -> None:
         """The same sentence, in one line of the log; the traceback of the worker is a detail."""
         quarantine, one = poisoned
-        with caplog.at_level(logging.DEBUG, logger="transforms.quarantine"):
+        with caplog.at_level(logging.DEBUG, logger="transforms.quarantine_worker"):
             assert refusal(quarantine, "unexpected", one) == (
                 "corrupt_image", "loading failed unexpectedly: ZeroDivisionError: no such",
             )  # fmt: skip
@@ -311,7 +312,7 @@ class TestPoison:
         self, poisoned: tuple[Quarantine, LoadPlan], monkeypatch: pytest.MonkeyPatch, said: bytes, found: str
     ) -> None:
         """Sizes, values and codes are checked before memory is taken or a table written."""
-        monkeypatch.setattr(quarantine_module, "ORPHAN_SECONDS", 0.1)
+        monkeypatch.setattr(quarantine_worker, "ORPHAN_SECONDS", 0.1)
         quarantine, one = poisoned
         code, message = refusal(quarantine, said, one)
         assert code == "corrupt_image"
@@ -443,7 +444,8 @@ class TestWorkers:
         (tmp_path / "x.png").write_bytes(image())
         monkeypatch.syspath_prepend(tmp_path)
         if target.startswith("sleepy"):
-            monkeypatch.setattr(quarantine_module, "START_SECONDS", 2.0)
+            for module in (quarantine_module, quarantine_worker):
+                monkeypatch.setattr(module, "START_SECONDS", 2.0)
         one = plan()
         with Quarantine(one, target) as quarantine, pytest.raises(RunError) as raised:
             load_one(ImageRef(f"{tmp_path}/x.png", None, None), one, prepare_with=quarantine.prepare)

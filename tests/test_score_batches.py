@@ -17,7 +17,8 @@ from transforms.errors import FailureCode, Stage
 from transforms.predicting import Answers
 from transforms.records import Failure, ImageBatch, ImageInfo, ImageRef, now_us
 from transforms.score_batches import FAILURES, ScoreBatches, _ScoreDoFn
-from transforms.scoring import PredictedBatch, ScoredBatch
+from transforms.scoring import ScoredBatch
+from transforms.sifting import PredictedBatch
 
 _PATIENCE = 30.0
 

@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transforms import storage, tables
+from transforms import moving, storage, tables
 from transforms.errors import ExitCode, RunError
 from transforms.layout import RunLayout
 from transforms.part_files import PartWriter, write_empty_file
+from transforms.part_groups import TableFiles
 from transforms.probabilities import softmax, summarise
 from transforms.records import ImageInfo, ImageRef, WrittenFile
 from transforms.settings import WriteSettings
 from transforms.staging import Adopted, check_begun, claim_staging, read_identity
 from transforms.write_groups import _WriteGroupsDoFn
-from transforms.write_tables import _WriteDoFn
+from transforms.write_tables import _WriteTablesDoFn
 
 pytest_plugins = ["tests.s3_store"]
 
@@ -148,7 +149,7 @@ def test_object_is_adopted_with_the_digest_beside_it(
     claim(bucket)
     file = stage(bucket, "a")
     if not beside:
-        storage.delete_file(f"{file.path}.sha256")
+        moving.delete_file(f"{file.path}.sha256")
     assert claim(bucket) == (Adopted((file,), 1) if beside else Adopted((), 0))
     said = f"staged file {file.path} is not adopted: nothing says the SHA-256 that it was closed with"
     assert (said in caplog.text) is not beside
@@ -285,11 +286,11 @@ def test_worker_with_another_disk_stops_the_run(tmp_path: Path) -> None:
 def test_worker_with_another_disk_is_told_in_its_first_bundle(tmp_path: Path, with_challenger: bool) -> None:
     """Not in setup, whose errors Flink's runner never gets: it would wait for the worker, and then say only that."""
     place, write = layout(tmp_path), WriteSettings()
-    function = (
-        _WriteGroupsDoFn((), write, place)
-        if with_challenger
-        else _WriteDoFn(place.staged_table("scores"), "scores", pa.schema([]), write, {}, place)
+    tables = tuple(
+        TableFiles(table, place.staged_table(table), pa.schema([]), {})
+        for table in (("scores", "scores_challenger") if with_challenger else ("scores",))
     )
+    function = (_WriteGroupsDoFn if with_challenger else _WriteTablesDoFn)(tables, write, place)
     function.setup()
     with pytest.raises(RunError, match="does not find in"):
         function.start_bundle()

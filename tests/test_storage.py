@@ -14,7 +14,7 @@ import pytest
 from pyarrow import fs
 
 from tests.fault_proxy import PASSING, Fault, FaultyStore
-from transforms import folders, storage, stores
+from transforms import folders, moving, storage, stores
 from transforms.errors import ConfigError
 from transforms.retrying import Backoff
 
@@ -341,60 +341,6 @@ class TestWriteBytes:
         assert storage.read_bytes(path) == b"old"
 
 
-class TestMoveFiles:
-    def test_interrupted_moves_can_be_repeated(self, tmp_path: Path) -> None:
-        """What has moved already counts as moved; what lies at the new place is replaced."""
-        pairs = [(str(tmp_path / "old" / name), str(tmp_path / "new" / name)) for name in ("a", "b b#1", "c")]
-        for source, _ in pairs:
-            storage.write_bytes(source, source.encode())
-        storage.write_bytes(pairs[2][1], b"from an earlier night")
-        storage.move_files(pairs[:1])  # as far as the first attempt came
-        for _ in range(2):
-            storage.move_files(pairs)
-            assert [storage.read_bytes(target) for _, target in pairs] == [source.encode() for source, _ in pairs]
-        assert os.listdir(tmp_path / "old") == []
-
-    def test_lost_file_is_an_error(self, tmp_path: Path) -> None:
-        """At neither place: nothing is published without it."""
-        pair = (f"{tmp_path}/none", f"{tmp_path}/new/none")
-        with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one.*none"):
-            storage.move_files([pair])
-
-
-class TestExchangeFolder:
-    def test_old_content_goes_to_its_place(self, tmp_path: Path) -> None:
-        """And a repetition changes nothing."""
-        new, place, old = (str(tmp_path / name) for name in ("staging/new", "place", "staging/old"))
-        storage.write_bytes(f"{new}/part", b"new")
-        storage.write_bytes(f"{place}/part", b"old")
-        storage.write_bytes(f"{old}/leftover", b"older")  # of an attempt that was killed
-        for _ in range(2):
-            storage.exchange_folder(new, place, old)
-            assert storage.read_bytes(f"{place}/part") == b"new"
-            assert os.listdir(old) == ["part"]
-        assert storage.read_bytes(f"{old}/part") == b"old"
-
-    def test_kill_between_the_two_renames_is_completed(self, tmp_path: Path) -> None:
-        """The place is empty, the new folder waits: the next call puts it there."""
-        new, place, old = (str(tmp_path / name) for name in ("new", "deep/place", "old"))
-        storage.write_bytes(f"{new}/part", b"new")
-        storage.write_bytes(f"{old}/part", b"old")
-        storage.exchange_folder(new, place, old)
-        assert storage.read_bytes(f"{place}/part") == b"new"
-        assert storage.read_bytes(f"{old}/part") == b"old"
-
-
-def test_deleting_what_is_not_there_is_no_error(tmp_path: Path) -> None:
-    """Repeatable, like everything that publishing does."""
-    storage.write_bytes(f"{tmp_path}/a/b/c", b"x")
-    for _ in range(2):
-        storage.delete_file(f"{tmp_path}/a/b/c")
-        assert os.listdir(tmp_path / "a" / "b") == []
-    for _ in range(2):
-        storage.delete_folder(f"{tmp_path}/a")
-        assert os.listdir(tmp_path) == []
-
-
 @pytest.fixture
 def place(scheme: str, request: pytest.FixtureRequest) -> str:
     """The URL of a new, empty bucket of each kind of store."""
@@ -452,18 +398,18 @@ class TestStores:
         storage.make_folder(f"{place}/run/_staging")
         for source, _ in pairs:
             storage.write_bytes(source, source.encode())
-        storage.move_files(pairs[:1])
+        moving.move_files(pairs[:1])
         for _ in range(2):
-            storage.move_files(pairs)
+            moving.move_files(pairs)
             assert [storage.read_bytes(target) for _, target in pairs] == [source.encode() for source, _ in pairs]
             assert [storage.stat(source) for source, _ in pairs] == [None] * 3
         with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one"):
-            storage.move_files([(f"{place}/none", f"{place}/new")])
+            moving.move_files([(f"{place}/none", f"{place}/new")])
         for _ in range(2):
-            storage.delete_file(pairs[0][1])
+            moving.delete_file(pairs[0][1])
             assert storage.stat(pairs[0][1]) is None
         for _ in range(2):
-            storage.delete_folder(f"{place}/scores")
+            moving.delete_folder(f"{place}/scores")
             assert not storage.is_folder(f"{place}/scores")
 
     def test_objects_are_copied_and_deleted_repeatably(self, place: str) -> None:
@@ -472,16 +418,16 @@ class TestStores:
         for source, _ in pairs:
             storage.write_bytes(source, source.encode())
         for _ in range(2):
-            storage.copy_files(pairs)
+            moving.copy_files(pairs)
             assert [storage.read_bytes(path) for pair in pairs for path in pair] == [
                 source.encode() for source, _ in pairs for _ in range(2)
             ]
-        storage.delete_folder(f"{place}/run/_staging")
-        storage.copy_files(pairs)
+        moving.delete_folder(f"{place}/run/_staging")
+        moving.copy_files(pairs)
         with pytest.raises(FileNotFoundError, match="neither at its old place nor at its new one"):
-            storage.copy_files([(f"{place}/none", f"{place}/new")])
+            moving.copy_files([(f"{place}/none", f"{place}/new")])
         for _ in range(2):
-            storage.delete_files(target for _, target in pairs[:2])
+            moving.delete_files(target for _, target in pairs[:2])
             assert [file.path for file in storage.list_folder(f"{place}/scores")] == [f"{place}/scores/c"]
 
     def test_digests_are_those_of_all_bytes(self, place: str) -> None:
@@ -515,13 +461,13 @@ class TestFaultyStores:
                 (lambda: [file.path for file in storage.list_folder(url)], [source]),
                 (lambda: [info.base_name for info in storage.list_names(url)], ["a"]),
                 (lambda: storage.list_names(f"{url}/none"), []),
-                (lambda: storage.move_files([(source, target)]), None),
+                (lambda: moving.move_files([(source, target)]), None),
                 (lambda: storage.read_bytes(target), b"content"),
                 (lambda: storage.stat(source), None),
-                (lambda: storage.delete_file(target), None),
+                (lambda: moving.delete_file(target), None),
                 (lambda: storage.stat(target), None),
                 (lambda: storage.write_bytes(source, b""), None),
-                (lambda: storage.delete_folder(f"{url}/a"), None),
+                (lambda: moving.delete_folder(f"{url}/a"), None),
                 (lambda: storage.is_folder(f"{url}/a"), False),
             ]
         ):
@@ -540,7 +486,7 @@ class TestFaultyStores:
         storage.write_bytes(f"{url}/a/x", b"new")
         storage.write_bytes(f"{url}/b/x", b"of an earlier night")
         proxy.inject(Fault.LOST_ANSWER, request_, times=1)
-        storage.move_files([(f"{url}/a/x", f"{url}/b/x")])
+        moving.move_files([(f"{url}/a/x", f"{url}/b/x")])
         assert proxy.injected == {Fault.LOST_ANSWER: 1}
         assert storage.read_bytes(f"{url}/b/x") == b"new"
         assert [file.path for file in storage.list_folder(url)] == [f"{url}/b/x"]
@@ -550,7 +496,7 @@ class TestFaultyStores:
         url, proxy = faulty
         for name in ("x", "a/1", "a/2", "a/3"):
             storage.write_bytes(f"{url}/{name}", b"x")
-        for operation in (lambda: storage.delete_file(f"{url}/x"), lambda: storage.delete_folder(f"{url}/a")):
+        for operation in (lambda: moving.delete_file(f"{url}/x"), lambda: moving.delete_folder(f"{url}/a")):
             proxy.inject(Fault.LOST_ANSWER, "^DELETE|^POST .*delete", times=1)
             operation()
         assert proxy.injected == {Fault.LOST_ANSWER: 2}
@@ -565,7 +511,7 @@ class TestFaultyStores:
         for source, _ in pairs:
             storage.write_bytes(source, b"x")
         before = len(proxy.requests)
-        storage.copy_files(pairs)
+        moving.copy_files(pairs)
         assert len(proxy.requests) - before == len(pairs) * (1 if url.startswith("s3://") else 3)
 
     @pytest.mark.parametrize("fault", [Fault.FORBIDDEN, Fault.BAD_REQUEST])
@@ -580,7 +526,7 @@ class TestFaultyStores:
             (lambda: storage.write_bytes(f"{url}/y", b"y"), 1),
             (lambda: list(storage.list_folder(url)), 1),
             # One to move, and one to see whether the store has done it.
-            (lambda: storage.move_files([(f"{url}/x", f"{url}/y")]), 2),
+            (lambda: moving.move_files([(f"{url}/x", f"{url}/y")]), 2),
         ):
             before = len(proxy.requests)
             with pytest.raises((OSError, ValueError), match="ACCESS_DENIED|PERMISSION_DENIED|400|InvalidRequest"):

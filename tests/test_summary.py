@@ -13,7 +13,7 @@ from pipeline.summary import summary
 from transforms.errors import ExitCode
 from transforms.layout import RunLayout
 from transforms.ledger import Ledger
-from transforms.publishing import Outcome
+from transforms.outcomes import Outcome
 
 LEDGER = Ledger(listed=205, duplicates=1, unique=204, scored=200, failed=4, skipped=0)
 COUNTS = {"read_ms": 1499, "decode_ms": 12_340, "model_ms": 60_000, "write_ms": 40, "scored_images": 200}

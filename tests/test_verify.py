@@ -21,7 +21,7 @@ from pipeline.after.verify import PROMISES, verify
 from pipeline.cli import main
 from tests.digits import Digits
 from tests.published_runs import publish_scores
-from transforms import storage
+from transforms import moving, storage
 from transforms.errors import InputError
 from transforms.settings import CalibrationSettings
 
@@ -687,7 +687,7 @@ def test_a_run_on_s3_is_verified_where_it_lies(bucket: str) -> None:
     assert find_run(output).layout.output == output
     stray = SCORES.replace("00000-of", "00001-of")
     storage.write_bytes(f"{output}/{stray}", b"stray")
-    storage.delete_file(f"{output}/{FAILURES}")
+    moving.delete_file(f"{output}/{FAILURES}")
     assert {name: found[1] for name, found in broken(output).items()} == {
         "files": f"{FAILURES} is not there",
         "strays": stray,

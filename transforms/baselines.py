@@ -17,7 +17,7 @@ from transforms.distributions import Distributions, measure
 from transforms.errors import ConfigError
 from transforms.health import Baseline
 from transforms.layout import LATEST, RunLayout
-from transforms.publishing import is_published, latest_run_id, read_manifest
+from transforms.outcomes import is_published, latest_run_id, read_manifest
 from transforms.settings import HealthSettings
 from transforms.tables import METADATA_PREFIX
 

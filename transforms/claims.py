@@ -30,7 +30,7 @@ from typing import Any, Self
 
 from pyarrow import fs
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.bakery import SILENT_SECONDS, Claim, Delete, ListNames, Read, Wait, Write, contend
 from transforms.errors import ConfigError
 from transforms.layout import RunLayout
@@ -186,7 +186,7 @@ def _lock(layout: RunLayout, owner: Owner, wait: Callable[[float], object]) -> _
             if error.errno not in _NO_LOCKS:
                 raise
             _LOG.info("the file system of %s has no locks: run %s is claimed by files", layout.output, layout.run_id)
-            storage.delete_file(layout.lock)
+            moving.delete_file(layout.lock)
             return None
         lock = _Lock(layout.lock, descriptor)
         if _bears(layout.lock, descriptor):
@@ -255,7 +255,7 @@ class _Objects:
             ConfigError: A claim is damaged.
         """
         if isinstance(step, Delete):
-            storage.delete_file(self._path(step.name))
+            moving.delete_file(self._path(step.name))
             return None
         before = self._written
         if isinstance(step, Write):

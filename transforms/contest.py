@@ -16,8 +16,9 @@ from transforms.errors import ConfigError, FailureCode, RunError
 from transforms.load_plan import SecondInput
 from transforms.predicting import Answers
 from transforms.records import Failure, ImageBatch, RivalRows
-from transforms.scoring import PredictedBatch, ScoredBatch, Scorer, ScorerPlan, SiftedBatch, score_failure
+from transforms.scoring import ScoredBatch, Scorer, ScorerPlan
 from transforms.settings import PreprocessSettings
+from transforms.sifting import PredictedBatch, SiftedBatch, score_failure
 from transforms.tables import failures_batch
 
 _LOG = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.errors import ConfigError
 from transforms.layout import LATEST, RunLayout, check_run_id
-from transforms.publishing import is_published, latest_run_id, read_manifest
+from transforms.outcomes import is_published, latest_run_id, read_manifest
 from transforms.tables import FINGERPRINT_KEY, METADATA_PREFIX
 
 _COLUMNS = ("image_path", "image_version", "scored_at")

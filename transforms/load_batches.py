@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
+from transforms.bundles import at_end, check_windows
 from transforms.load_plan import LoadPlan, thread_count
 from transforms.loading import BatchLoader, load_one
 from transforms.memory import ByteBudget
@@ -40,11 +40,7 @@ class LoadBatches(beam.PTransform):
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, refs: beam.PCollection[ImageRef]) -> beam.pvalue.DoOutputsTuple:
         """Load within each bundle; batches never cross bundles."""
-        if not refs.windowing.is_default():
-            raise ValueError(
-                "LoadBatches needs globally windowed images, or a batch could mix windows: apply "
-                "beam.WindowInto(beam.window.GlobalWindows()) before it"
-            )
+        check_windows(refs, "LoadBatches needs globally windowed images, or a batch could mix windows")
         return refs | "Load" >> beam.ParDo(_LoadDoFn(self.plan)).with_output_types(
             ImageBatch, failures=Failure
         ).with_outputs(FAILURES, main=BATCHES)
@@ -87,14 +83,12 @@ class _LoadDoFn(beam.DoFn):
     def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
         if self._loader is None:
             return
-        window = GlobalWindow()
         for loaded in self._loader.finish():
             if isinstance(loaded, Failure):
-                value = WindowedValue(loaded, window.max_timestamp(), (window,))
-                yield beam.pvalue.TaggedOutput(FAILURES, value)
+                yield beam.pvalue.TaggedOutput(FAILURES, at_end(loaded))
                 self._failed.add(loaded.code)
             else:
-                yield WindowedValue(loaded, window.max_timestamp(), (window,))
+                yield at_end(loaded)
         self._count(self._loader)
         self._capacity.stop(self._threads)
 

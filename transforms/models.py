@@ -1,90 +1,35 @@
 """The model as the pipeline sees it: uint8 pixels in, float32 scores out.
 
-load_model turns any supported model into a Classifier; describe_model says what a model is without preparing
-it for work. Softmax, labels and the meaning of the scores live in probabilities.py.
+load_model turns any supported model into a Classifier. Softmax, labels and the meaning of the scores live in
+probabilities.py.
 """
 
 import copy
-import hashlib
 import logging
-import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from transforms.devices import Devices, check_origin, claim_devices, prepare_devices
-from transforms.errors import ExitCode, ModelError, RunError
-from transforms.freezing import (
-    CompiledModel,
-    GraphFacts,
-    InputLayout,
-    alike,
-    compile_model,
-    probe_images,
-    read_graph,
-    read_layout,
-)
+from transforms.devices import Devices, check_origin, claim_devices
+from transforms.errors import ModelError
+from transforms.freezing import CompiledModel, alike, compile_model, probe_images
+from transforms.model_calls import Scores, as_rows, call_on, call_rows, fill_up
+from transforms.model_descriptions import ModelDescription, describe_open_model
 from transforms.model_formats import open_model
-from transforms.model_interface import OpenModel, TensorDescription, first_line
+from transforms.model_inputs import InputLayout, read_layout
+from transforms.model_interface import first_line
 from transforms.model_sources import local_path
 from transforms.redaction import redact
-from transforms.saved_models import read_asset_labels
 from transforms.settings import ModelSettings, PreprocessSettings
 from transforms.variants import asked_variant, compile_variant
 
 _log = logging.getLogger(__name__)
 
 Pixels = npt.NDArray[np.uint8]
-Scores = npt.NDArray[np.float32]
-
-_ALIGNMENT = 64
-
-
-@dataclass(frozen=True)
-class ModelDescription:
-    """What is known of a model from its files."""
-
-    format: str
-    """savedmodel, keras or hdf5."""
-    signatures: tuple[str, ...]
-    """All signatures of a SavedModel."""
-    signature: str | None
-    """The one in use; None for a format without signatures."""
-    input_name: str
-    """Name of the one input."""
-    input_dtype: str
-    """float32, uint8, string, ..."""
-    input_shape: tuple[int | None, ...]
-    """None for an axis of any length; empty where the model does not say."""
-    layout: str
-    """NHWC, NCHW, or bytes for a model that decodes images itself."""
-    outputs: tuple[TensorDescription, ...]
-    """All outputs of the signature."""
-    output_name: str
-    """The one that is read."""
-    num_classes: int | None
-    """Width of that output; None where only a call can tell."""
-    fixed_batch: int | None
-    """Images a call, where the model insists; None for any number."""
-    parameter_count: int
-    """Numbers in its variables."""
-    fingerprint: str
-    """sha256 over its files, hex."""
-    head: str | None
-    """What computes the output: softmax, sigmoid or linear; None where the graph does not show it."""
-    head_reason: str
-    """Where that was seen."""
-    labels: list[str] | None
-    """Class names found in the SavedModel's assets."""
-    frozen: bool | None = None
-    """Whether the loaded graph runs on constants; None before loading."""
-    frozen_reason: str = "not loaded"
-    """Why it is frozen or not."""
 
 
 class Classifier:
@@ -192,21 +137,6 @@ class Classifier:
         return np.concatenate([call_rows(self.compiled, fill_up(part, size), device)[: len(part)] for part in parts])
 
 
-def fill_up(images: npt.NDArray[Any], size: int) -> npt.NDArray[Any]:
-    """Make a batch as large as a model wants it.
-
-    Args:
-        images: N images, or N byte strings.
-        size: At least N.
-
-    Returns:
-        size images: those given, and the last one again in every place that is left. Zeros could be what the model
-        fails on.
-    """
-    missing = size - len(images)
-    return np.concatenate([images, np.repeat(images[-1:], missing, axis=0)]) if missing else images
-
-
 def load_model(
     settings: ModelSettings, preprocess: PreprocessSettings, when_frozen: Callable[[], None] = lambda: None
 ) -> Classifier:
@@ -236,7 +166,7 @@ def load_model(
     _log.info("the model works on %s", devices.reason)
     rows = as_rows(compiled.probe, layout.batch or 1)
     description = replace(
-        _describe(path, model, layout, read_graph(model)),
+        describe_open_model(path, model),
         num_classes=rows.shape[1],
         frozen=compiled.frozen is not None,
         frozen_reason=compiled.reason,
@@ -266,154 +196,6 @@ def _replicate(compiled: CompiledModel, devices: Devices, layout: InputLayout, s
     return devices
 
 
-def describe_model(settings: ModelSettings) -> ModelDescription:
-    """Say what a model is, without preparing it for work.
-
-    Raises:
-        ModelError: It cannot be loaded.
-    """
-    prepare_devices()
-    path = local_path(settings)
-    return describe_open_model(path, open_model(path, settings))
-
-
-def describe_open_model(path: Path, model: OpenModel) -> ModelDescription:
-    """Say what a model is that is open already.
-
-    Args:
-        path: Where it lies on the local disk.
-        model: It.
-
-    Raises:
-        ModelError: It is no model of images, or does not accept what its signature says.
-    """
-    return _describe(path, model, read_layout(model), read_graph(model))
-
-
-def fingerprint_model(path: str | Path) -> str:
-    """Return the sha256 of a model's files, in hex.
-
-    The names inside the model count, its own path does not: a copy of the directory has the same fingerprint.
-    What lies beside saved_model.pb, variables and assets (a readme, a label file) does not belong to the model.
-
-    Args:
-        path: Whatever ModelSettings.path may be.
-
-    Raises:
-        ModelError: There is nothing at path.
-    """
-    path = local_path(ModelSettings(path=str(path)))
-    digest = hashlib.sha256()
-    if path.is_file():
-        files = {"": path}
-    elif not path.exists():
-        raise ModelError(f"model.path {path} does not exist")
-    else:
-        tops = ("saved_model.pb", "saved_model.pbtxt", "variables", "assets")
-        files = {
-            file.relative_to(path).as_posix(): file
-            for top in tops
-            for file in ([path / top] if (path / top).is_file() else (path / top).rglob("*"))
-            if file.is_file()
-        }
-    for name, file in sorted(files.items()):
-        with file.open("rb") as stream:
-            content = hashlib.file_digest(stream, "sha256").hexdigest()
-        digest.update(f"{name}\0{content}\n".encode())
-    return digest.hexdigest()
-
-
-def call_rows(compiled: CompiledModel, images: npt.NDArray[Any], device: str | None = None) -> Scores:
-    """Call a model once, copy its answer to the host once, and hold it to one row an image.
-
-    Args:
-        compiled: The model.
-        images: N images, or N byte strings.
-        device: TensorFlow's name of the device to work on; None leaves it to TensorFlow.
-
-    Returns:
-        float32[N, C].
-
-    Raises:
-        RunError: Another number of rows, or a shape that is no vector an image: nobody knows whose rows they are, and
-            a smaller batch that happens to come out right would prove nothing.
-    """
-    try:
-        return as_rows(call_on(compiled, images, device).numpy(), len(images))
-    except ModelError as error:
-        raise RunError(ExitCode.WRONG_INPUT, str(error)) from error
-
-
-def call_on(compiled: CompiledModel, images: npt.NDArray[Any], device: str | None) -> Any:
-    """Call a model on a device; return the tensor as it lies there."""
-    import tensorflow as tf
-
-    # Made outside: texts have no place on a GPU.
-    tensor = to_tensor(images)
-    with tf.device(device):
-        return compiled.call(tensor)
-
-
-def to_tensor(images: npt.NDArray[Any]) -> Any:
-    """Give pixels to TensorFlow without copying them, where they lie as its kernels demand.
-
-    Args:
-        images: uint8[N, H, W, 3], or object[N] of bytes. Not to be written to while the tensor lives.
-
-    Returns:
-        A tensor; it holds the array whose memory it shares.
-    """
-    import tensorflow as tf
-
-    shareable = images.dtype == np.uint8 and images.flags.c_contiguous and images.flags.writeable and images.size > 0
-    # TensorFlow ends the process over memory that does not begin at a multiple of 64 bytes.
-    if shareable and images.ctypes.data % _ALIGNMENT == 0:
-        return tf.experimental.dlpack.from_dlpack(images.__dlpack__())
-    return tf.convert_to_tensor(images)
-
-
-def as_rows(raw: npt.NDArray[np.float32], images: int) -> Scores:
-    """Bring a model's output to one row of scores an image.
-
-    Args:
-        raw: [N, C], [N, 1, 1, C], [N, C, 1, 1], or [N] for a one-unit head.
-        images: N, the number of images that were given.
-
-    Returns:
-        float32[N, C].
-
-    Raises:
-        ModelError: Another number of rows, or more than one axis of scores.
-
-    >>> as_rows(np.zeros((2, 1, 1, 5), np.float32), 2).shape
-    (2, 5)
-    """
-    if raw.ndim == 0 or len(raw) != images:
-        rows = "a single number" if raw.ndim == 0 else f"{len(raw)} rows"
-        raise ModelError(
-            f"the model returned {rows} for {images} images (shape {raw.shape}); it has to return one row an image"
-        )
-    check_score_axes(raw.shape)
-    return raw.reshape(images, math.prod(raw.shape[1:]))
-
-
-def check_score_axes(shape: Sequence[int | None]) -> None:
-    """Refuse an output that is not one vector an image.
-
-    Args:
-        shape: With the batch first; None for an unknown length.
-
-    Raises:
-        ModelError: More than one axis is longer than 1.
-    """
-    if len(shape) > 2 and sum(length != 1 for length in shape[1:]) > 1:
-        dims = ", ".join("?" if length is None else str(length) for length in shape[1:])
-        raise ModelError(
-            f"the model returns [N, {dims}]: a map or a sequence, not one score a class; choose another "
-            "output with model.output_name, or export the model with global pooling before its head"
-        )
-
-
 def _input_size(layout: InputLayout, preprocess: PreprocessSettings) -> tuple[int, int]:
     if layout.layout == "bytes":
         return 0, 0
@@ -436,29 +218,3 @@ def _agree(side: str, declared: int | None, signature: int | None) -> int:
     size = declared if declared is not None else signature
     assert size is not None  # noqa: S101 - for the type checker
     return size
-
-
-def _describe(path: Path, model: OpenModel, layout: InputLayout, graph: GraphFacts) -> ModelDescription:
-    num_classes = None
-    if model.output.shape is not None:
-        check_score_axes(model.output.shape)
-        axes = model.output.shape[1:]
-        num_classes = None if None in axes else math.prod(length for length in axes if length is not None)
-    return ModelDescription(
-        format=model.format,
-        signatures=model.signatures,
-        signature=model.signature,
-        input_name=model.input.name,
-        input_dtype=model.input.dtype,
-        input_shape=model.input.shape or (),
-        layout=layout.layout,
-        outputs=model.outputs,
-        output_name=model.output.name,
-        num_classes=num_classes,
-        fixed_batch=layout.batch,
-        parameter_count=graph.constants if model.parameter_count is None else model.parameter_count,
-        fingerprint=fingerprint_model(path),
-        head=graph.head.activation,
-        head_reason=graph.head.reason,
-        labels=read_asset_labels(path, num_classes),
-    )

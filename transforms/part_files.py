@@ -14,7 +14,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.background import Background
 from transforms.records import WrittenFile
 from transforms.settings import WriteSettings
@@ -304,7 +304,7 @@ class _OpenFile:
             path = f"{self._stem}-{digest}.parquet"
             # The name must not outlive its bytes in a power failure.
             storage.flush_file(self._open_path)
-            storage.move_files([(self._open_path, path)])
+            moving.move_files([(self._open_path, path)])
         return WrittenFile(self._table, path, rows, self._stream.size, digest)
 
     def __del__(self) -> None:

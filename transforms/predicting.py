@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from transforms.batch_size import padded_size
 from transforms.errors import RunError
-from transforms.models import fill_up
+from transforms.model_calls import fill_up
 
 _LOG = logging.getLogger(__name__)
 

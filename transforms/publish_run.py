@@ -7,7 +7,8 @@ from typing import NamedTuple
 import apache_beam as beam
 
 from transforms.ledger import Counts, count_ledger
-from transforms.publishing import Outcome, RunFacts, publish
+from transforms.outcomes import Outcome
+from transforms.publishing import RunFacts, publish
 from transforms.records import WrittenFile
 
 

@@ -11,24 +11,23 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.distributions import measure
-from transforms.errors import ConfigError, ExitCode, RunError
+from transforms.errors import ConfigError, ExitCode
 from transforms.health import Health, HealthPlan, judge
 from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.ledger import Ledger
 from transforms.limits import Overrun, find_overrun
+from transforms.outcomes import MANIFEST_VERSION, Outcome, is_published, read_json, read_manifest, read_outcome
 from transforms.part_files import write_empty_file
 from transforms.publishing_plan import FOLDERS, carry_out, check_feasible, check_staged, read_plan, write_plan
 from transforms.records import WrittenFile
 from transforms.settings import LimitSettings, WriteSettings
-
-MANIFEST_VERSION = 1
 
 
 @dataclass(frozen=True)
@@ -75,25 +74,6 @@ class RunFacts:
         }
 
 
-class Outcome(NamedTuple):
-    """How a run ended."""
-
-    exit_code: ExitCode
-    """For the scheduler."""
-    message: str
-    """For the operator."""
-    ledger: Ledger
-    """Where every image went."""
-    failures_by_code: dict[str, int]
-    """Rows of the failures table, by code."""
-    health: str = ""
-    """What the health gate says; empty where it was not asked."""
-    drifted: bool = False
-    """Whether a limit of the health gate is passed."""
-    challenger_failures_by_code: dict[str, int] = {}  # noqa: RUF012  never changed
-    """Rows of the challenger's failures, by code: they break no limit."""
-
-
 def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Outcome:
     """Publish the staged files of a run if its ledger adds up, its failures are few enough, and its answers healthy.
 
@@ -128,7 +108,7 @@ def publish(facts: RunFacts, files: Sequence[WrittenFile], ledger: Ledger) -> Ou
         # Staging may hold files of attempts that failed, too: the report tells of these.
         entries = [_entry(layout, file, file.path) for file in files]
         rival = {} if facts.challenger is None else {"challenger": facts.challenger.manifest}
-        refused = {"outcome": _outcome_json(refusal), "run": {**facts.manifest, **rival}, "files": entries, **health}
+        refused = {"outcome": refusal.to_json(), "run": {**facts.manifest, **rival}, "files": entries, **health}
         storage.write_bytes(layout.refused, _json(refused))
         return refusal
     empty = _empty_tables(facts, files)
@@ -260,11 +240,6 @@ def _entry(layout: RunLayout, file: WrittenFile, path: str) -> dict[str, Any]:
     }
 
 
-def is_published(layout: RunLayout) -> bool:
-    """Tell whether a run is published: its _SUCCESS exists."""
-    return storage.stat(layout.success) is not None
-
-
 def complete(layout: RunLayout) -> bool:
     """Carry a written plan out, from wherever it was interrupted; without one, do nothing.
 
@@ -282,12 +257,12 @@ def complete(layout: RunLayout) -> bool:
         _leave_staging(layout)
         return True
     check_feasible(layout, plan)
-    storage.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
+    moving.delete_file(layout.success)  # from here on the old run is not published, and the new one will be
     # Whoever follows latest.json without looking for _SUCCESS finds no manifest, not an old one of new files.
-    storage.delete_file(layout.manifest)
+    moving.delete_file(layout.manifest)
     # Nor a report of other rows than there are.
     for stale in (*layout.reports, *layout.refusal):
-        storage.delete_file(stale)
+        moving.delete_file(stale)
     carry_out(layout, plan)
     storage.write_bytes(layout.manifest, _manifest_json(manifest))
     storage.write_bytes(layout.success, b"")
@@ -299,16 +274,16 @@ def complete(layout: RunLayout) -> bool:
 def _leave_staging(layout: RunLayout) -> None:
     # The plan goes last: whoever is killed before leaves it to the next one, and no file that nobody looks for.
     for name in (*ALL_TABLES, *FOLDERS):
-        storage.delete_folder(storage.join(layout.staging, name))
-    storage.delete_file(layout.staged_identity)
-    storage.delete_folder(layout.staging)
+        moving.delete_folder(storage.join(layout.staging, name))
+    moving.delete_file(layout.staged_identity)
+    moving.delete_folder(layout.staging)
 
 
 def _is_newest(layout: RunLayout, manifest: dict[str, Any]) -> bool:
     """Tell whether no run is pointed to that was published after this one."""
     if storage.stat(layout.latest) is None:
         return True
-    pointer = _read_json(layout.latest, "delete it, and run again")
+    pointer = read_json(layout.latest, "delete it, and run again")
     told = pointer.get("published_at") if isinstance(pointer, dict) else None
     # One that says nothing is damaged: nobody can follow it.
     return not isinstance(told, str) or told <= manifest["published_at"]
@@ -316,7 +291,7 @@ def _is_newest(layout: RunLayout, manifest: dict[str, Any]) -> bool:
 
 def _same_run(layout: RunLayout, manifest: dict[str, Any]) -> bool:
     try:
-        return bool(_read_json(layout.manifest, "") == manifest)
+        return bool(read_json(layout.manifest, "") == manifest)
     except ConfigError:
         return False  # it is missing or damaged: whatever it was of, it is not of this run
 
@@ -334,87 +309,6 @@ def _pointer(layout: RunLayout, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def read_outcome(layout: RunLayout) -> Outcome:
-    """Read the outcome of a published run.
-
-    Raises:
-        ConfigError: Its manifest is gone or damaged.
-        RunError: It is not published.
-    """
-    if not is_published(layout):
-        raise RunError(
-            ExitCode.INTERRUPTED,
-            f"run {layout.run_id} has neither been published nor refused: it did not come to its end; "
-            f"run again with --run-id {layout.run_id} to continue it",
-        )
-    way_out = "replace the run with --overwrite, or delete its _SUCCESS"
-    manifest = read_manifest(layout, way_out)
-    message = f"run {layout.run_id} is published in {layout.output}"
-    try:
-        if overridden := manifest.get("limits_overridden"):
-            message += f" in spite of its limits: {overridden['message']}"
-        health = manifest.get("health") or {}
-        said, drifted = str(health.get("message", "")), bool(health.get("breaches"))
-        if drifted:
-            message += f"{' in spite of the health gate' if health['overridden'] else ''}; its answers have {said}"
-        codes = dict(manifest["failures_by_code"])
-        rival_codes = dict((manifest.get("challenger") or {}).get("failures_by_code", {}))
-        ledger = Ledger(**manifest["ledger"])
-        return Outcome(ExitCode.PUBLISHED, message, ledger, codes, said, drifted, rival_codes)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{layout.manifest} is damaged; {way_out}") from error
-
-
-def read_attempt(layout: RunLayout) -> Outcome:
-    """Read how the latest attempt ended: refused, or published.
-
-    A refusal belongs to the latest attempt, for every attempt begins by deleting it. It comes first: the run that an
-    overwriting attempt would have replaced is still published.
-
-    Raises:
-        ConfigError: What the attempt left is damaged.
-        RunError: It has not ended.
-    """
-    if storage.stat(layout.refused) is None:
-        return read_outcome(layout)
-    outcome = _read_json(layout.refused, "run again with the same --run-id")["outcome"]
-    return Outcome(
-        ExitCode(outcome["exit_code"]),
-        outcome["message"],
-        Ledger(**outcome["ledger"]),
-        outcome["failures_by_code"],
-        outcome.get("health", ""),
-        outcome.get("drifted", False),
-        outcome.get("challenger_failures_by_code", {}),
-    )
-
-
-def read_manifest(layout: RunLayout, way_out: str) -> dict[str, Any]:
-    """Read the manifest of a published run.
-
-    Raises:
-        ConfigError: It is missing or damaged; the message ends with the way out.
-    """
-    manifest = _read_json(layout.manifest, way_out)
-    if not isinstance(manifest, dict) or manifest.get("manifest_version") != MANIFEST_VERSION:
-        raise ConfigError(f"{layout.manifest} is no manifest of version {MANIFEST_VERSION}; {way_out}")
-    return manifest
-
-
-def latest_run_id(layout: RunLayout) -> str | None:
-    """Return the id of the run that was published last in this output; None where there was none.
-
-    Raises:
-        ConfigError: The pointer is damaged.
-    """
-    if storage.stat(layout.latest) is None:
-        return None
-    pointer = _read_json(layout.latest, way_out := "publish a run anew, or name a run by its id")
-    if not isinstance(pointer, dict) or not isinstance(pointer.get("run_id"), str):
-        raise ConfigError(f"{layout.latest} is damaged: it names no run; {way_out}")
-    return str(pointer["run_id"])
-
-
 def pending_manifest(layout: RunLayout) -> dict[str, Any] | None:
     """Return the manifest of a publishing that was interrupted; None where there is none.
 
@@ -423,18 +317,6 @@ def pending_manifest(layout: RunLayout) -> dict[str, Any] | None:
     """
     plan = read_plan(layout)
     return None if plan is None else plan.manifest
-
-
-def _read_json(path: str, way_out: str) -> Any:
-    try:
-        return json.loads(storage.read_bytes(path))
-    except (FileNotFoundError, ValueError) as error:
-        what = "is missing" if isinstance(error, FileNotFoundError) else "is damaged"
-        raise ConfigError(f"{path} {what}; {way_out}") from error
-
-
-def _outcome_json(outcome: Outcome) -> dict[str, Any]:
-    return {**outcome._asdict(), "exit_code": int(outcome.exit_code), "ledger": outcome.ledger.to_json()}
 
 
 def _json(value: Any) -> bytes:

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.records import WrittenFile
@@ -188,9 +188,9 @@ def carry_out(layout: RunLayout, plan: Plan) -> None:
 def _replace_objects(layout: RunLayout, moves: Sequence[Move]) -> None:
     # A store has no rename of folders: what is not in the new run goes first, so that two nights never lie mixed.
     targets = {move.target for move in moves}
-    storage.delete_files(path for path in _sizes(layout.published_table) if path not in targets)
+    moving.delete_files(path for path in _sizes(layout.published_table) if path not in targets)
     # Copied, not moved: the staging folder goes as a whole, a thousand objects a request.
-    storage.copy_files([(move.source, move.target) for move in moves])
+    moving.copy_files([(move.source, move.target) for move in moves])
 
 
 def _swap_folders(layout: RunLayout, moves: Sequence[Move]) -> None:
@@ -201,11 +201,11 @@ def _swap_folders(layout: RunLayout, moves: Sequence[Move]) -> None:
         published, replaced = layout.published_table(table), storage.join(layout.staging, _REPLACED, table)
         mine = [move for move in moves if storage.parent(move.ready) == ready]
         if storage.is_folder(ready) or any(move.source in lying for move in mine):
-            storage.move_files([(move.source, move.ready) for move in mine])
-            storage.exchange_folder(ready, published, replaced)
+            moving.move_files([(move.source, move.ready) for move in mine])
+            moving.exchange_folder(ready, published, replaced)
         elif not mine and storage.is_folder(published):
             # Of a challenger that the replaced run had, and the new one has not.
-            storage.retire_folder(published, replaced)
+            moving.retire_folder(published, replaced)
         # Else it was exchanged before a kill: check_feasible has seen the files at their targets.
 
 

@@ -1,7 +1,7 @@
 """The worker process of the quarantine: it limits itself, then encoded bytes come in and pixels go out.
 
-Run by transforms/quarantine.py as `python -m transforms.quarantined`. A message to it is its size and its bytes: the
-pickled plan first, then one image after the other. An answer is the size of a header, the header as JSON, and the
+Run by transforms/quarantine_worker.py as `python -m transforms.quarantined`. A message to it is its size and its bytes:
+the pickled plan first, then one image after the other. An answer is the size of a header, the header as JSON, and the
 pixels or bytes that it announces.
 """
 

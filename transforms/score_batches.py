@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import apache_beam as beam
 import pyarrow as pa
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.shared import Shared
 from apache_beam.utils.windowed_value import WindowedValue
 
 from transforms import coders
+from transforms.bundles import at_end, check_windows
 from transforms.contest import AnsweredBatch, Contest, ContestedBatch, ContestPlan
 from transforms.errors import ExitCode, RunError
 from transforms.observe import Capacity, Count, CountFailures
@@ -52,11 +52,9 @@ class ScoreBatches(beam.PTransform):
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, batches: beam.PCollection[ImageBatch]) -> beam.pvalue.DoOutputsTuple:
         """Score each batch in one call, or in as few as its images allow."""
-        if not batches.windowing.is_default():
-            raise ValueError(
-                "ScoreBatches needs globally windowed batches, for their rows come out later than they go in: apply "
-                "beam.WindowInto(beam.window.GlobalWindows()) before it"
-            )
+        check_windows(
+            batches, "ScoreBatches needs globally windowed batches, for their rows come out later than they go in"
+        )
         fingerprints = (self.model_fingerprint, self.challenger_fingerprint)
         score = _ScoreDoFn(ContestPlan(self.plan, self.challenger), fingerprints, self.shared, self.versions)
         rows: Any = pa.RecordBatch if self.challenger is None else RivalRows
@@ -126,14 +124,12 @@ class _ScoreDoFn(beam.DoFn):
                 yield _rows(contested)
 
     def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput[Literal["failures"], Failure]]:
-        window = GlobalWindow()
         while self._under_way:
             contested = self._finish()
             for failure in contested.champion.failures:
-                value = WindowedValue(failure, window.max_timestamp(), (window,))
-                yield beam.pvalue.TaggedOutput(FAILURES, value)
+                yield beam.pvalue.TaggedOutput(FAILURES, at_end(failure))
             if contested.champion.rows.num_rows:
-                yield WindowedValue(_rows(contested), window.max_timestamp(), (window,))
+                yield at_end(_rows(contested))
         self._capacity.stop(self._contest.calls_in_flight)
 
     def teardown(self) -> None:

@@ -16,12 +16,13 @@ from transforms import calibration, interpretation, probabilities, storage, tabl
 from transforms.batch_size import BatchChoice, choose_batch_size
 from transforms.devices import DeviceSlots
 from transforms.encoded import encode_png
-from transforms.errors import ConfigError, FailureCode, Stage
+from transforms.errors import ConfigError
 from transforms.labels import load_labels, load_thresholds
 from transforms.layout import fingerprint
 from transforms.load_plan import load_rows
-from transforms.models import Classifier, fill_up, load_model
-from transforms.predicting import Answers, BatchPredictor, Pixels, Predict, is_out_of_memory
+from transforms.model_calls import fill_up
+from transforms.models import Classifier, load_model
+from transforms.predicting import BatchPredictor, Pixels, Predict, is_out_of_memory
 from transforms.records import Failure, ImageBatch, now_us
 from transforms.redaction import redact
 from transforms.settings import (
@@ -32,6 +33,7 @@ from transforms.settings import (
     PreprocessSettings,
     ResultSettings,
 )
+from transforms.sifting import PredictedBatch, SiftedBatch, sift
 from transforms.variants import asked_variant, compare, comparison_images, judge
 
 _LOG = logging.getLogger(__name__)
@@ -74,34 +76,6 @@ class ScoredBatch(NamedTuple):
     """Wall time of the model and of waiting for its device, in milliseconds."""
     out_of_memory: int
     """How many calls ran out of memory and were halved."""
-
-
-class PredictedBatch(NamedTuple):
-    """A batch between its two parts."""
-
-    batch: ImageBatch
-    """What is scored."""
-    answers: Answers
-    """What the model said."""
-    model_ms: float
-    """Wall time of the model and of waiting for its device, in milliseconds."""
-
-
-class SiftedBatch(NamedTuple):
-    """A batch whose answers were looked through."""
-
-    batch: ImageBatch
-    """What is scored."""
-    kept: list[int]
-    """Images that have a row: what the model said of them is finite."""
-    raw: npt.NDArray[np.float32]
-    """float32[len(kept), U], what it said."""
-    failures: list[Failure]
-    """One for each of the others."""
-    model_ms: float
-    """As in PredictedBatch."""
-    out_of_memory: int
-    """As in ScoredBatch."""
 
 
 class Scorer:
@@ -329,23 +303,7 @@ class Scorer:
 
     def sift(self, predicted: PredictedBatch) -> SiftedBatch:
         """Tell the images that the model has scored from those that it has not."""
-        batch, (slices, halved), model_ms = predicted
-        failures: list[Failure] = []
-        kept: list[int] = []
-        raws: list[npt.NDArray[np.float32]] = []
-        for answer in slices:
-            if answer.raw is None:
-                reason = f"the model failed on this image: {_first_line(answer.error)}"
-                failures.append(score_failure(batch, answer.start, FailureCode.MODEL_ERROR, reason))
-                continue
-            finite = probabilities.finite_rows(answer.raw)
-            for bad in np.flatnonzero(~finite):
-                reason = "the model returned NaN or infinite values for this image"
-                failures.append(score_failure(batch, answer.start + int(bad), FailureCode.NON_FINITE_OUTPUT, reason))
-            kept += (answer.start + np.flatnonzero(finite)).tolist()
-            raws.append(answer.raw[finite])
-        raw = np.concatenate(raws) if raws else np.empty((0, self.meaning.num_units), np.float32)
-        return SiftedBatch(batch, kept, raw, failures, model_ms, halved)
+        return sift(predicted, self.meaning.num_units)
 
     def fill(self, sifted: SiftedBatch) -> ScoredBatch:
         """Make rows of what the model said.
@@ -400,13 +358,3 @@ def _call(classifier: Classifier, pixels: Pixels, device: str | None = None) -> 
     if classifier.takes_bytes:
         return classifier.predict_bytes(pixels.tolist(), device)
     return classifier.predict(pixels, device)
-
-
-def score_failure(batch: ImageBatch, row: int, code: FailureCode, reason: str) -> Failure:
-    """Return the failure of one image of a batch whose model has not scored it."""
-    return Failure(batch.refs[row], Stage.SCORE, code, reason, now_us())
-
-
-def _first_line(error: Exception | None) -> str:
-    text = str(error).strip().split("\n")[0]
-    return f"{type(error).__name__}: {text[:300]}"

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.errors import ConfigError, ExitCode, RunError
 from transforms.layout import ALL_TABLES, RunLayout, Table
 from transforms.memory import ByteBudget
@@ -101,7 +101,7 @@ def claim_staging(
     if found is None:
         # Before the identity, which would make them this run's.
         for table in ALL_TABLES:
-            storage.delete_folder(layout.staged_table(table))
+            moving.delete_folder(layout.staged_table(table))
         storage.write_bytes(layout.staged_identity, json.dumps(identity, indent=2, sort_keys=True).encode())
         return Adopted((), 0)
     if found != identity:

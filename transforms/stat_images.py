@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import apache_beam as beam
-from apache_beam.transforms.window import GlobalWindow
 from apache_beam.utils.windowed_value import WindowedValue
 
+from transforms.bundles import at_end, check_windows
 from transforms.load_plan import thread_count
 from transforms.observe import Count
 from transforms.records import ImageRef
@@ -40,11 +40,7 @@ class StatImages(beam.PTransform):
     @beam.typehints.no_annotations  # Beam knows no hint for several outputs and warns of it
     def expand(self, images: beam.PCollection[Unasked]) -> beam.pvalue.DoOutputsTuple:
         """Ask within each bundle."""
-        if not images.windowing.is_default():
-            raise ValueError(
-                "StatImages needs globally windowed images, for they come out later than they go in: apply "
-                "beam.WindowInto(beam.window.GlobalWindows()) before it"
-            )
+        check_windows(images, "StatImages needs globally windowed images, for they come out later than they go in")
         return images | "Stat" >> beam.ParDo(_StatDoFn(self.load)).with_output_types(
             ImageRef, skipped=int
         ).with_outputs(SKIPPED, main=TODO)
@@ -76,13 +72,12 @@ class _StatDoFn(beam.DoFn):
                 yield choice.todo
 
     def finish_bundle(self) -> Iterator[WindowedValue | beam.pvalue.TaggedOutput[Literal["skipped"], int]]:
-        window = GlobalWindow()
         while self._under_way:
             choice = self._finish()
             if choice.skipped:
-                yield beam.pvalue.TaggedOutput(SKIPPED, WindowedValue(1, window.max_timestamp(), (window,)))
+                yield beam.pvalue.TaggedOutput(SKIPPED, at_end(1))
             else:
-                yield WindowedValue(choice.todo, window.max_timestamp(), (window,))
+                yield at_end(choice.todo)
 
     def teardown(self) -> None:
         if self._pool is not None:

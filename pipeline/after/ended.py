@@ -18,7 +18,7 @@ from transforms import storage
 from transforms.errors import ExitCode, InputError
 from transforms.layout import RunLayout, absolute_folder, check_run_id
 from transforms.ledger import Ledger
-from transforms.publishing import is_published
+from transforms.outcomes import is_published
 
 
 class TableFile(NamedTuple):

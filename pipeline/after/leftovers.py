@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from errno import EEXIST, ENOTEMPTY
 from typing import Any, NamedTuple
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
 from transforms.layout import ALL_TABLES, TABLES, RunLayout, absolute_folder, is_run_id
@@ -145,9 +145,9 @@ def delete_leftover(output: str, leftover: Leftover) -> bool:
             as_found = not leftover.stays and now_there is not None and _same(leftover, now_there)
             if as_found:
                 for file in leftover.files:
-                    storage.delete_file(file)
+                    moving.delete_file(file)
                 for folder in leftover.folders:
-                    storage.delete_folder(folder)
+                    moving.delete_folder(folder)
         # After the claim, which lies in one of them; where it was all there is, it does not stay behind.
         for folder in leftover.hollow:
             _delete_empty(folder)
@@ -165,7 +165,7 @@ def _delete_empty(folder: str) -> None:
     if storage.is_remote(folder):
         # Who claims the run at this moment finds its claim gone, and writes it again.
         if storage.is_folder(folder) and not any(storage.list_folder(folder)):
-            storage.delete_folder(folder)
+            moving.delete_folder(folder)
         return
     try:
         os.rmdir(folder)

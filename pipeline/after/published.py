@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from transforms import storage
 from transforms.errors import InputError
 from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, RunLayout, Table, absolute_folder, is_run_id
-from transforms.publishing import MANIFEST_VERSION, is_published
+from transforms.outcomes import MANIFEST_VERSION, is_published
 from transforms.settings import CalibrationSettings
 from transforms.tables import METADATA_PREFIX
 

@@ -15,13 +15,14 @@ from transforms import storage
 from transforms.devices import prepare_devices
 from transforms.encoded import encode_png
 from transforms.errors import ConfigError, InputError
-from transforms.freezing import InputLayout, build_normalise, read_layout
 from transforms.interpretation import Interpretation, resolve
 from transforms.labels import load_labels
+from transforms.model_calls import Scores, as_rows
+from transforms.model_descriptions import ModelDescription, describe_open_model
 from transforms.model_formats import open_model
+from transforms.model_inputs import InputLayout, build_normalise, read_layout
 from transforms.model_interface import FLOATS, OpenModel, first_line
 from transforms.model_sources import local_path
-from transforms.models import ModelDescription, Scores, as_rows, describe_open_model
 from transforms.settings import LabelSettings, ModelSettings, PreprocessSettings
 
 # Where a model takes images of any size, one of a usual size is tried: its head does not depend on it.

@@ -5,11 +5,11 @@ import os
 import shutil
 import uuid
 
-from transforms import storage
+from transforms import moving, storage
 from transforms.claims import RunClaim
 from transforms.errors import ConfigError
 from transforms.layout import TABLES, RunLayout
-from transforms.publishing import is_published
+from transforms.outcomes import is_published
 from transforms.publishing_plan import check_places
 
 
@@ -30,10 +30,10 @@ def try_output(layout: RunLayout) -> str:
     try:
         storage.write_bytes(probe, said)
         found = storage.read_bytes(probe)
-        storage.delete_file(probe)
+        moving.delete_file(probe)
     except BaseException:
         with contextlib.suppress(OSError):  # why it failed is told, not what cannot be cleared up after it
-            storage.delete_file(probe)
+            moving.delete_file(probe)
         raise
     finally:
         for folder in missing:
