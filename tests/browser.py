@@ -1,12 +1,14 @@
 """A page in a real browser, as it is opened from a bucket: what it shows, and everything that it must not do."""
 
+import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
+from PIL import Image
+from playwright.sync_api import ConsoleMessage, FloatRect, Page, Request, sync_playwright
 
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 DESKTOP, PHONE = 1280, 390
@@ -38,6 +40,33 @@ class Opened:
         if self.page.evaluate("document.documentElement.scrollWidth > window.innerWidth"):
             found.append("the page itself")
         return list(found)
+
+    def check(self, words: Iterable[str], pictures: int) -> None:
+        """Hold the page to what every page promises.
+
+        Args:
+            words: Have to be read in it, as they are.
+            pictures: It has so many, each whole.
+        """
+        assert self.complaints == []
+        assert self.requests == []
+        assert self.overflow == []
+        for word in words:
+            assert word in self.text, word
+        assert self.page.locator("script").count() == 0
+        assert self.page.locator("img").count() == pictures
+        assert self.page.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
+
+    def keep(self, name: str) -> None:
+        """Leave a screenshot where SCREENSHOTS says so, for a person."""
+        if folder := os.environ.get("SCREENSHOTS"):
+            self.screenshot(Path(folder) / name)
+
+    def cut(self, path: Path, height: int, colours: int = 64) -> None:
+        """Keep the first pixels of the page as a small picture."""
+        clip: FloatRect = {"x": 0, "y": 0, "width": DESKTOP, "height": height}
+        shot = Image.open(io.BytesIO(self.page.screenshot(full_page=True, clip=clip)))
+        shot.convert("RGB").quantize(colours).save(path, optimize=True)
 
     def screenshot(self, path: Path) -> None:
         """Keep what is seen, to the page's end."""

@@ -1,23 +1,16 @@
 """Make docs/compare.png anew: `python -m tests.compare_picture`, from two real runs over parts of the demo's photos."""
 
-import io
-import os
-import tempfile
 from pathlib import Path
-
-from PIL import Image
 
 from pipeline.after.compare import compare
 from pipeline.after.compare_page import comparison_page
 from pipeline.after.published import find_run
 from pipeline.config import load_config
-from pipeline.demo.model import model_directory
-from pipeline.demo.photos import gather_photos
 from pipeline.demo.show import demo_config
 from pipeline.run import run
 from pipeline.run_records import RunRequest
-from tests import report_picture
 from tests.browser import DESKTOP, opened
+from tests.pictures import demo_night
 
 PICTURE = Path(__file__).parent.parent / "docs" / "compare.png"
 _PARTS = 40
@@ -34,11 +27,7 @@ _OTHER_FAMILY = (
 
 def main() -> None:
     """Score twice, open the comparison, and keep what it looks like."""
-    os.environ["DEMO_MODEL"] = str(model_directory())
-    with tempfile.TemporaryDirectory(prefix="night-") as name:
-        folder = Path(name)
-        whole = [path for path in gather_photos(folder / "whole") if path.name != "damaged.jpg"]
-        report_picture.cut_photos(whole, folder / "photos", _PARTS)
+    with demo_night(_PARTS) as folder:
         for run_id, overrides in (("2026-11-22", ()), ("2026-11-23", _OTHER_FAMILY)):
             config = load_config(demo_config(), ["report.enabled=false", *overrides])
             run(RunRequest(config, [str(folder / "photos")], str(folder / "scores"), run_id))
@@ -46,11 +35,8 @@ def main() -> None:
         file = folder / "compare.html"
         file.write_text(comparison_page(compare(first, second), second), encoding="utf-8")
         with opened(file, DESKTOP) as seen:
-            clip = {"x": 0, "y": 0, "width": DESKTOP, "height": _HEIGHT}
-            shot = Image.open(io.BytesIO(seen.page.screenshot(full_page=True, clip=clip)))  # type: ignore[arg-type]
-            shot.convert("RGB").quantize(128).save(PICTURE, optimize=True)
-            if kept := os.environ.get("SCREENSHOTS"):
-                seen.screenshot(Path(kept) / "compare_picture.png")
+            seen.cut(PICTURE, _HEIGHT, colours=128)
+            seen.keep("compare_picture.png")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 
+# So that what these modules assert says which values they had, as in a test.
+pytest.register_assert_rewrite("tests.browser", "tests.integration.killed_run")
+
 
 @pytest.fixture(scope="session")
 def image_data_dir() -> Path:

@@ -12,7 +12,7 @@ import threading
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 from apache_beam.options.pipeline_options import PipelineOptions
@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from google.cloud import dataflow
 from google.protobuf import json_format
 
+from tests.loopback import LoopbackServer, Quiet
 from transforms import storage
 
 _NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -64,7 +65,7 @@ class Job:
         return dict(self.body["environment"])
 
 
-class DataflowApi:
+class DataflowApi(LoopbackServer):
     """The service.
 
     Args:
@@ -80,7 +81,7 @@ class DataflowApi:
         self._lock = threading.Lock()
         service = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 self._answer()
 
@@ -108,19 +109,13 @@ class DataflowApi:
                 self.end_headers()
                 self.wfile.write(data)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
         self._at_work: list[threading.Thread] = []
+        super().__init__(Handler)
 
     @property
     def endpoint(self) -> str:
         """For --dataflow_endpoint: Beam's client speaks REST to localhost, and gRPC to every other name."""
-        return f"http://localhost:{self._server.server_port}"
+        return f"http://localhost:{self.port}"
 
     def credentials(self) -> dict[str, str]:
         """Return the key file of a service account whose tokens come from here."""
@@ -139,9 +134,7 @@ class DataflowApi:
 
     def close(self) -> None:
         """Wait for what is at work and stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().close()
         for thread in self._at_work:
             thread.join()
 

@@ -10,7 +10,6 @@ import logging
 import subprocess
 import sys
 import threading
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from tests.loopback import ask
 from transforms import storage
 
 
@@ -59,10 +59,7 @@ def _say_what_is_stored(answer: Callable[..., None], response: Any, store: Any, 
 def make_gcs_bucket(endpoint: str) -> str:
     """Make a new, empty bucket; return its URL."""
     name = f"b{uuid.uuid4().hex}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    headers = {"Content-Type": "application/json"}
-    body = json.dumps({"name": name}).encode()
-    opener.open(urllib.request.Request(f"{endpoint}/storage/v1/b", body, headers)).close()  # noqa: S310  on loopback
+    ask(f"{endpoint}/storage/v1/b", "POST", json.dumps({"name": name}).encode(), {"Content-Type": "application/json"})
     return f"gs://{name}"
 
 

@@ -1,13 +1,13 @@
 """A TF Hub stand-in on loopback that answers over real HTTP, well or badly."""
 
-import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from http.server import BaseHTTPRequestHandler
+
+from tests.loopback import LoopbackServer, Quiet
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """A server that answers as a model hub does; each path has its own answer."""
 
     def __init__(self) -> None:
@@ -15,7 +15,7 @@ class HubServer:
         self.asked: list[str] = []
         server = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append(self.path)
                 answer = server.answers.get(self.path.partition("?")[0])
@@ -24,19 +24,7 @@ class HubServer:
                 else:
                     answer(self)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop answering."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().__init__(Handler)
 
     def serve(self, path: str, body: bytes, announced: int | None = None, pause: float = 0.0) -> str:
         """Answer a path with bytes, announcing another length, or pausing after the first byte.
@@ -59,4 +47,4 @@ class HubServer:
 
     def handle(self, path: str) -> str:
         """Return the address of a path."""
-        return f"http://127.0.0.1:{self._server.server_port}{path}"
+        return f"{self.url}{path}"

@@ -120,6 +120,14 @@ def poisoned_by_white(logits: Any) -> Any:
     return {"logits": tf.debugging.check_numerics(tf.where(poisoned, np.inf, logits), "poisoned")}
 
 
+def fails_on_some(logits: Any, value: float = np.inf) -> Any:
+    """Return a value that is no probability for about a third of the images, always the same; for pooled_model."""
+    import tensorflow as tf
+
+    third = tf.math.floormod(tf.floor(logits[:, :1] * 1e4), 3.0) == 0.0
+    return {"logits": tf.where(third, value, logits)}
+
+
 def callable_model(
     path: Path,
     *,

@@ -1,12 +1,12 @@
 """An S3 store on loopback for tests: `pytest_plugins = ["tests.s3_store"]`, then the fixture `bucket`."""
 
 import logging
-import urllib.request
 import uuid
 from collections.abc import Iterator
 
 import pytest
 
+from tests.loopback import ask
 from transforms import storage
 
 VARIABLES = {
@@ -34,8 +34,7 @@ def s3_endpoint() -> Iterator[str]:
 def make_bucket(endpoint: str) -> str:
     """Make a new, empty bucket; return its URL."""
     name = f"b{uuid.uuid4().hex}"
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    opener.open(urllib.request.Request(f"{endpoint}/{name}", method="PUT")).close()  # noqa: S310  on loopback
+    ask(f"{endpoint}/{name}", "PUT")
     return f"s3://{name}"
 
 

@@ -16,7 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.in_memory import score_in_memory
 from pipeline.run_records import RunResult
 from pipeline.summary import summary
-from tests.model_zoo import bytes_model, poisoned_by_white, pooled_model, short_of_memory
+from tests.model_zoo import bytes_model, fails_on_some, poisoned_by_white, pooled_model, short_of_memory
 from tests.runs import bytes_config, make_photos, read_table, run_quietly, small_config, tree
 from transforms.contest import Contest
 from transforms.errors import ConfigError, ExitCode
@@ -36,17 +36,12 @@ class Models(dict[str, Path]):
         self._folder = folder
 
     def __missing__(self, name: str) -> Path:
-        import tensorflow as tf
-
-        def third(logits: Any) -> Any:
-            return tf.math.floormod(tf.floor(logits[:, :1] * 1e4), 3.0) == 0.0
-
         shapes: dict[str, dict[str, Any]] = {
             "first": {},
             "rival": {"shape": RIVAL_SHAPE, "classes": 7},
             "same": {"classes": 5},
             "poisoned": {"head": poisoned_by_white},
-            "nan": {"head": lambda logits: {"logits": tf.where(third(logits), np.nan, logits)}},
+            "nan": {"head": lambda logits: fails_on_some(logits, np.nan)},
             "small": {"head": short_of_memory(4)},
         }
         self[name] = pooled_model(self._folder / name, **shapes[name])

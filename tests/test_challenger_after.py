@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ from pipeline.after.verify import verify
 from pipeline.cli import main
 from pipeline.config import load_config
 from tests.conftest import ROOT
-from tests.model_zoo import pooled_model
+from tests.model_zoo import fails_on_some, pooled_model
 from tests.runs import make_photos, run_quietly, small_config
 from tests.test_verify import change_manifest, renew_entry
 from transforms.errors import InputError
@@ -35,12 +34,6 @@ LOST = "failures_challenger/run_id=night/part-00000-of-00001.parquet"
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of six photos and a file that is none; the challenger fails on about a third of them."""
-    import tensorflow as tf
-
-    def fails_on_some(logits: Any) -> Any:
-        third = tf.math.floormod(tf.floor(logits[:, :1] * 1e4), 3.0) == 0.0
-        return {"logits": tf.where(third, np.inf, logits)}
-
     folder = tmp_path_factory.mktemp("published")
     make_photos(folder / "photos", 12)
     (folder / "photos" / "bad.png").write_bytes(b"no image")

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipeline.elsewhere import check_no_job, job_name, name_job, out_of_sight, still_running, wait_for_end
 from pipeline.options import pipeline_options
+from tests.loopback import Quiet, serving
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, run_quietly, small_config
 from transforms.errors import ConfigError, ExitCode, RunError
@@ -37,22 +37,15 @@ def job_manager() -> Iterator[tuple[str, dict[str, Any]]]:
     """The address of what answers as a JobManager does, and its answers by path, to be filled."""
     answers: dict[str, Any] = {}
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = answers.get(self.path)
             self.send_response(404 if found is None else 200)
             self.end_headers()
             self.wfile.write(json.dumps(found).encode())
 
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"127.0.0.1:{server.server_port}", answers
-        server.shutdown()
-        thread.join()
+    with serving(Handler) as server:
+        yield server.host, answers
 
 
 def ask(master: str, *flags: str, layout: RunLayout = LAYOUT) -> None:

@@ -2,13 +2,14 @@
 
 import http.client
 import http.server
-import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 
 import pytest
 
 from tests.fault_proxy import Fault, FaultProxy
+from tests.loopback import Quiet, serving
 
 BODY = bytes(range(256)) * 40
 
@@ -17,7 +18,7 @@ BODY = bytes(range(256)) * 40
 def proxy() -> Iterator[FaultProxy]:
     """A proxy before a server that answers with what it was sent, or with BODY."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_PUT(self) -> None:
@@ -45,18 +46,10 @@ def proxy() -> Iterator[FaultProxy]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    made = FaultProxy(f"http://127.0.0.1:{server.server_port}", seed=3)
-    yield made
-    made.close()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Handler) as server:
+        made = FaultProxy(server.url, seed=3)
+        yield made
+        made.close()
 
 
 def ask(connection: http.client.HTTPConnection, method: str, **options: Any) -> tuple[int, bytes]:

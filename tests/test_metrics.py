@@ -1,7 +1,6 @@
 """Metrics of a run: a file for Prometheus and a message for OpenTelemetry, however the run has ended."""
 
 import contextlib
-import http.server
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from pipeline.metrics import METRICS, Ended
 from pipeline.metrics_file import write_metrics_file
 from pipeline.run_metrics import MetricsPlan, leaving_metrics
 from pipeline.run_records import RunResult
+from tests.loopback import Quiet, serving
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, small_config, write_config
 from transforms.errors import ConfigError, ExitCode, FailureCode, RunError
@@ -204,7 +205,7 @@ class TestFile:
         assert message in capsys.readouterr().err
 
 
-class Collector(http.server.BaseHTTPRequestHandler):
+class Collector(Quiet, BaseHTTPRequestHandler):
     """A receiver of OTLP over HTTP: decodes what comes, and answers as the protocol says."""
 
     status = 200
@@ -219,21 +220,13 @@ class Collector(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(ExportMetricsServiceResponse().SerializeToString())
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  the name is Python's
-        pass
-
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, type[Collector]]]:
     """A collector on a free port."""
     handler = type("Handler", (Collector,), {"received": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", handler
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(handler) as server:
+        yield server.url, handler
 
 
 class TestOtlp:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.before.findings import Preflight, preflight_json
 from pipeline.before.golden import make_golden
-from pipeline.before.preflight import Preflight, PreflightRequest, preflight, preflight_json
+from pipeline.before.preflight import PreflightRequest, preflight
 from pipeline.before.preflight_page import preflight_page
 from pipeline.before.preflight_text import preflight_text
 from pipeline.cli import main

@@ -121,7 +121,7 @@ def test_a_refused_run_is_refused_with_its_reason(tmp_path: Path) -> None:
     assert refusal(tmp_path / "runs" / "night").startswith(
         f"run {tmp_path}/runs/night was not published: 1 of 2 images failed (50.00%)"
     )
-    assert "there are runs, but none was ever published" in refusal(tmp_path)
+    assert "there is a folder of runs, but none was ever published" in refusal(tmp_path)
 
 
 def test_a_missing_file_of_the_manifest_is_named(output: Path) -> None:

@@ -1,7 +1,6 @@
 """Reading one image file: its bytes and version, or the code and the sentence of its failure."""
 
 import contextlib
-import http.server
 import inspect
 import os
 import re
@@ -11,12 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.fault_proxy import PASSING, Fault, FaultyStore
+from tests.loopback import Quiet, serving
 from transforms import reading, storage, stores
 from transforms.errors import ImageError
 from transforms.reading import read_image_bytes
@@ -217,7 +218,7 @@ class TestS3:
 def stubborn(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
     """A store that answers every request with the status of its class."""
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         status = 403
 
         def do_HEAD(self) -> None:
@@ -228,31 +229,19 @@ def stubborn(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
         def do_GET(self) -> None:
             self.do_HEAD()
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with serving(Handler, monkeypatch):
+    with s3_of(Handler, monkeypatch):
         yield Handler
 
 
 @contextlib.contextmanager
-def serving(handler: type[http.server.BaseHTTPRequestHandler], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def s3_of(handler: type[BaseHTTPRequestHandler], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Have s3:// mean a server with this handler."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
-    storage._remote_filesystem.cache_clear()
-    yield
-    storage._remote_filesystem.cache_clear()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    from tests.s3_store import use_s3  # pytest has to import it first, as a plugin
+
+    with serving(handler) as server:
+        use_s3(monkeypatch, server.url)
+        yield
+        storage._remote_filesystem.cache_clear()
 
 
 @pytest.fixture
@@ -260,7 +249,7 @@ def trickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A store whose objects have ten bytes; those with slow in their names come a byte in a second."""
     stop = threading.Event()
 
-    class Handler(http.server.BaseHTTPRequestHandler):
+    class Handler(Quiet, BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_HEAD(self) -> None:
@@ -278,10 +267,7 @@ def trickling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
                         self.close_connection = True  # no client can be made before its read has ended
                         return
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with serving(Handler, monkeypatch):
+    with s3_of(Handler, monkeypatch):
         yield
         stop.set()
 

@@ -1,9 +1,9 @@
 """Clients of stores: what they find without credentials, and which errors are worth another attempt."""
 
-import http.server
 import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import fs
 
+from tests.loopback import LoopbackServer, Quiet
 from transforms import stores
 from transforms.retrying import Backoff
 
@@ -67,7 +68,7 @@ def test_classes_of_errors_speak_for_themselves(error: Exception, passes: bool) 
     assert stores.is_passing(error) is passes
 
 
-class MetadataServer:
+class MetadataServer(LoopbackServer):
     """Stands for the machine that knows the service account; answers with the next status, the last one for ever."""
 
     def __init__(self) -> None:
@@ -76,7 +77,7 @@ class MetadataServer:
         self.asked: list[tuple[str, str | None]] = []
         server = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
+        class Handler(Quiet, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 server.asked.append((self.path, self.headers["Metadata-Flavor"]))
                 if server.silent.is_set():
@@ -87,21 +88,13 @@ class MetadataServer:
                 self.end_headers()
                 server.statuses = server.statuses[1:] or server.statuses
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
         self.stop = threading.Event()
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
+        super().__init__(Handler)
 
     def close(self) -> None:
         """Stop answering."""
         self.stop.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().close()
 
 
 @pytest.fixture

@@ -1,16 +1,16 @@
 """Outputs that cannot be written, and disks that fill up: one line, the right exit code, and nothing half-done."""
 
 import errno
-import http.server
 import os
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.loopback import Quiet, serving
 from tests.model_zoo import pooled_model
 from tests.runs import make_photos, read_table, run_quietly, small_config, tree
 from transforms import storage
@@ -169,7 +169,7 @@ def test_a_bucket_that_is_missing_is_refused(model: Path, photos: Path, bucket: 
     assert said.endswith("; give a folder or bucket that this process may write")
 
 
-class ForbiddingStore(http.server.BaseHTTPRequestHandler):
+class ForbiddingStore(Quiet, BaseHTTPRequestHandler):
     """An S3 store that answers 403 to writes, or to everything."""
 
     protocol_version = "HTTP/1.1"
@@ -192,26 +192,16 @@ class ForbiddingStore(http.server.BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _answer  # noqa: N815  the names are the library's
 
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
 
 @pytest.mark.parametrize(("forbidden", "how"), [(("PUT", "POST"), "written"), (("GET", "HEAD", "PUT", "POST"), "used")])
 def test_a_store_that_forbids_it_is_named(
     model: Path, photos: Path, bucket: str, monkeypatch: pytest.MonkeyPatch, forbidden: tuple[str, ...], how: str
 ) -> None:
     """403 to writes alone, and to everything: exit 2 with what the store says."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("", (ForbiddingStore,), {"forbidden": forbidden}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    with serving(type("", (ForbiddingStore,), {"forbidden": forbidden})) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         storage._remote_filesystem.cache_clear()
         said = refused(model, photos, f"{bucket}/out")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
     assert said.startswith(f"output {bucket}/out cannot be {how}: ")
     assert "ACCESS_DENIED" in said
     assert said.endswith("; give a folder or bucket that this process may write")

@@ -221,7 +221,9 @@ def locate_layout(text: str) -> RunLayout:
     if kind == "runs" and name:
         return RunLayout(storage.parent(above), name)
     if storage.is_folder(storage.join(folder, "runs")):
-        raise InputError(f"run {text}: there are runs, but none was ever published (no latest.json); {_FORMS}")
+        raise InputError(
+            f"run {text}: there is a folder of runs, but none was ever published (no latest.json); {_FORMS}"
+        )
     raise InputError(f"run {text}: there is no run at {folder}; {_FORMS}")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from pipeline.before.preflight import Preflight
+from pipeline.before.findings import Preflight
 from pipeline.before.preflight_text import costs_text, headline, money_text, outlook, rate_text
 from pipeline.before.trial import Seen
 from pipeline.config import RunConfig

@@ -1,7 +1,7 @@
 """A preflight as text for a person."""
 
+from pipeline.before.findings import Preflight
 from pipeline.before.prediction import Interval
-from pipeline.before.preflight import Preflight
 from pipeline.pages.page import count_text, duration_text, percent_text, size_text
 from transforms.redaction import tell
 

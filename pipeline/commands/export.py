@@ -7,17 +7,13 @@ with it. Memory stays small however large the run is.
 import argparse
 import sys
 
+from pipeline.commands.arguments import PUBLISHED_RUN
 from pipeline.commands.truth_arguments import add_column_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="a published run: the --output folder of runs (its newest run), <output>/runs/<id>, or "
-        "<output>/scores/run_id=<id>",
-    )
+    parser.add_argument("run", metavar="RUN", help=PUBLISHED_RUN)
     # Named here, not imported: --help answers before the tables are loaded.
     parser.add_argument(
         "--to", required=True, choices=("csv", "cleanlab", "fiftyone", "evidently"), help="the tool that is to load it"

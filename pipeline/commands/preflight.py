@@ -8,22 +8,14 @@ import json
 import time
 
 from pipeline import logs
-from pipeline.commands.run import add_reading_arguments
+from pipeline.commands.arguments import add_night_arguments, add_reading_arguments
 from pipeline.commands.written_file import write_file
 from transforms.errors import ConfigError, ExitCode
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
-    parser.add_argument(
-        "--input",
-        required=True,
-        action="append",
-        metavar="WHAT",
-        help="as for run: image file, folder, prefix, glob or manifest; may be given several times",
-    )
-    parser.add_argument("--output", required=True, metavar="WHERE", help="folder or URL that holds all runs")
+    add_night_arguments(parser)
     parser.add_argument("--run-id", metavar="ID", help="name of the run: told whether it is published or worked on")
     parser.add_argument("--html", metavar="FILE", help="write a page with pictures; a path or URL")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON; a path or URL")
@@ -53,7 +45,8 @@ def call(args: argparse.Namespace) -> int:
 
     import_tensorflow()
     import_beam()
-    from pipeline.before.preflight import PreflightRequest, preflight, preflight_json
+    from pipeline.before.findings import preflight_json
+    from pipeline.before.preflight import PreflightRequest, preflight
     from pipeline.before.preflight_text import preflight_text
     from pipeline.config import RunConfig, load_config
     from pipeline.devices_elsewhere import launcher_config

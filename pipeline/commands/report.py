@@ -6,14 +6,12 @@ had counted (where the time went) is not in it then.
 
 import argparse
 
+from pipeline.commands.arguments import RUN
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="the --output folder of runs (its newest run), <output>/runs/<id>, or <output>/scores/run_id=<id>",
-    )
+    parser.add_argument("run", metavar="RUN", help=RUN)
     parser.add_argument("--run-id", metavar="ID", help="with the folder of runs: this run, published or refused")
     parser.add_argument("--thumbnails", type=int, metavar="N", help="pictures in it; left out, as many as the run had")
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from pipeline import logs
+from pipeline.commands.arguments import add_night_arguments, add_reading_arguments
 from pipeline.profiles import PROFILES
 from pipeline.run_metrics import MetricsPlan, leaving_metrics
 from pipeline.stopping import command_to_continue
@@ -38,16 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments that say what a run is."""
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML configuration")
-    parser.add_argument(
-        "--input",
-        required=True,
-        action="append",
-        metavar="WHAT",
-        help="image file, folder, prefix, glob ('photos/**/*.jpg') or manifest (@paths.txt, .csv, .parquet, .jsonl); "
-        "may be given several times",
-    )
-    parser.add_argument("--output", required=True, metavar="WHERE", help="folder or URL that holds all runs")
+    add_night_arguments(parser)
     parser.add_argument("--run-id", metavar="ID", help="name of the run; the same again continues or finds it")
     parser.add_argument("--overwrite", action="store_true", help="replace a published run once the new one is complete")
     parser.add_argument(
@@ -61,35 +53,6 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
         help="publish in spite of limits: with the --run-id of a refused run; the manifest records it",
     )
     add_reading_arguments(parser)
-
-
-def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments that say how inputs and configuration are read, and where."""
-    parser.add_argument(
-        "--path-column",
-        default="image_path",
-        metavar="NAME",
-        help="column of manifests that holds the paths (default: image_path)",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override a setting: limits.max_failure_rate=0.01; may be given several times",
-    )
-    parser.add_argument(
-        "--profile",
-        choices=list(PROFILES),
-        metavar="NAME",
-        help=f"where to run: {', '.join(PROFILES)}; flags of Beam after -- win over it (default: this machine)",
-    )
-    parser.add_argument(
-        "--shared-disk",
-        action="store_true",
-        help="with --profile flink: every machine of the cluster has the local paths under the same names",
-    )
 
 
 def call(args: argparse.Namespace) -> int:

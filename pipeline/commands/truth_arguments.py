@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from pipeline.commands.arguments import PUBLISHED_RUN
+
 if TYPE_CHECKING:
     from pipeline.after.published import PublishedRun
     from pipeline.after.truth import Truth
@@ -10,13 +12,7 @@ if TYPE_CHECKING:
 
 def add_truth_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what every command that compares a run with the truth takes."""
-    parser.add_argument(
-        "--scores",
-        required=True,
-        metavar="RUN",
-        help="a published run: the --output folder of runs (its newest run), <output>/runs/<id>, or "
-        "<output>/scores/run_id=<id>",
-    )
+    parser.add_argument("--scores", required=True, metavar="RUN", help=PUBLISHED_RUN)
     parser.add_argument(
         "--table",
         choices=("scores", "scores_challenger"),

@@ -5,15 +5,12 @@ One line a promise; exit code 6 where one is broken.
 
 import argparse
 
+from pipeline.commands.arguments import PUBLISHED_RUN
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument(
-        "run",
-        metavar="RUN",
-        help="a published run: the --output folder of runs (its newest run), <output>/runs/<id>, or "
-        "<output>/scores/run_id=<id>",
-    )
+    parser.add_argument("run", metavar="RUN", help=PUBLISHED_RUN)
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

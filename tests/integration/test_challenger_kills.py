@@ -4,36 +4,30 @@ import hashlib
 import random
 import time
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from pipeline.after.verify import verify
-from tests.integration.test_kills import (
-    BAD,
+from tests.integration.killed_run import (
     FILES,
     GOOD,
-    REPEATED,
     ROWS_PER_FILE,
     Kept,
     Work,
     check,
+    closed,
     finish,
     kill_when,
     launch,
-    read_rows,
-    staged,
-    without_times,
+    make_work,
+    slow_config,
 )
-from tests.model_zoo import pooled_model
-from tests.runs import run_quietly, small_config, write_config
+from tests.model_zoo import fails_on_some, pooled_model
 from transforms import storage
-from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, RunLayout, Table
-from transforms.part_files import closed_digest, group_of
+from transforms.layout import ALL_TABLES, CHALLENGER_TABLES, RunLayout
+from transforms.part_files import group_of
 
 pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 
@@ -41,40 +35,18 @@ pytestmark = [pytest.mark.heavy, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     """As for one model, with a challenger that fails on about a third of the images."""
-    import tensorflow as tf
-
-    def fails_on_some(logits: Any) -> Any:
-        third = tf.math.floormod(tf.floor(logits[:, :1] * 1e4), 3.0) == 0.0
-        return {"logits": tf.where(third, np.inf, logits)}
-
     folder = tmp_path_factory.mktemp("kills")
     rival = pooled_model(folder / "rival", shape=(None, 10, 12, 3), head=fails_on_some)
-    config = small_config(
+    config = slow_config(
         pooled_model(folder / "model"),
         challenger={
             "model": {"path": str(rival), "output": "logits", "activation": "softmax"},
             "preprocess": {"value_range": "0_1"},
         },
-        batch={"size": 1},
-        load={"threads": 1},
-        decode={"jpeg_scaling": "off"},
-        write={"rows_per_file": ROWS_PER_FILE},
-        limits={"max_failure_rate": 0.5},
     )
-    paths = []
-    for seed in range(GOOD):
-        noise = np.random.default_rng(seed).integers(0, 256, (9, 12, 3), np.uint8)
-        paths.append(folder / f"{seed:03}.jpg")
-        Image.fromarray(noise).resize((1600, 1200)).save(paths[-1], quality=80)
-    for number in range(BAD):
-        paths.append(folder / f"empty{number}.jpg")
-        paths[-1].write_bytes(b"")
-    listed = folder / "list.txt"
-    listed.write_text("".join(f"{path}\n" for path in [*paths, *paths[:REPEATED]]))
-    layout = run_quietly(config, [f"@{listed}"], folder / "out").layout
-    rows = {table: without_times(read_rows(layout, table)) for table in ALL_TABLES}
-    assert 0 < len(rows["failures_challenger"]) < GOOD
-    return Work(write_config(config, folder / "config.yaml"), listed, rows)
+    work = make_work(folder, config, ALL_TABLES)
+    assert 0 < len(work.rows["failures_challenger"]) < GOOD
+    return work
 
 
 def whole(layout: RunLayout) -> Kept:
@@ -85,7 +57,7 @@ def whole(layout: RunLayout) -> Kept:
     for table in CHALLENGER_TABLES:
         for path in closed(layout, table):
             by_group.setdefault(group_of(path), []).append(storage.read_bytes(path))
-    for path in staged(layout):
+    for path in closed(layout):
         data, others = storage.read_bytes(path), by_group.get(group_of(path), [])
         found = {row["image_path"]: row["scored_at"] for row in pq.read_table(pa.BufferReader(data)).to_pylist()}
         theirs = [row["image_path"] for other in others for row in pq.read_table(pa.BufferReader(other)).to_pylist()]
@@ -95,13 +67,6 @@ def whole(layout: RunLayout) -> Kept:
     return Kept(times, digests)
 
 
-def closed(layout: RunLayout, table: Table) -> list[str]:
-    """The closed staged files of a table."""
-    folder = layout.staged_table(table)
-    found = [file.path for file in storage.list_folder(folder)] if storage.is_folder(folder) else []
-    return [path for path in found if path.endswith(".parquet") and closed_digest(path) is not None]
-
-
 @pytest.mark.parametrize("attempt", range(2))
 def test_kills_at_a_tenth_a_half_and_nine_tenths_cost_no_whole_group(work: Work, tmp_path: Path, attempt: int) -> None:
     """In the end the rows of an undisturbed run, in all four tables, and every promise kept."""
@@ -109,7 +74,7 @@ def test_kills_at_a_tenth_a_half_and_nine_tenths_cost_no_whole_group(work: Work,
     before: list[Kept] = []
     for part in (0.1, 0.5, 0.9):
         least = int(part * FILES) + attempt
-        assert kill_when(launch(work, layout.output), lambda least=least: len(staged(layout)) >= least)
+        assert kill_when(launch(work, layout.output), lambda least=least: len(closed(layout)) >= least)
         before.append(whole(layout))
         # Each kill may leave the scores of a group without its other files, and there they lie until the end.
         assert len(before[-1].times) >= (least - len(before)) * ROWS_PER_FILE
