@@ -58,11 +58,18 @@ def _fail(error: Exception, exit_code: ExitCode, resume: str | None = None) -> i
     return int(exit_code)
 
 
-def _add_log_format(parser: argparse.ArgumentParser, default: str) -> None:
+def _add_log_arguments(parser: argparse.ArgumentParser, *, behind: bool) -> None:
+    # Before the command or behind it: who does not give one behind keeps what stands before.
+    parser.add_argument(
+        "--verbose",
+        action="store_true",
+        default=argparse.SUPPRESS if behind else False,
+        help="log details, tracebacks of errors among them",
+    )
     parser.add_argument(
         "--log-format",
         choices=logs.FORMS,
-        default=default,
+        default=argparse.SUPPRESS if behind else "text",
         help="what standard error is: text for people, or json, one object a line (default: text)",
     )
 
@@ -84,16 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Flags after -- go to Apache Beam, --runner=FlinkRunner for example.",
         allow_abbrev=False,
     )
-    parser.add_argument("--verbose", action="store_true", help="log details, tracebacks of errors among them")
-    _add_log_format(parser, "text")
+    _add_log_arguments(parser, behind=False)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name in _COMMANDS:
         module = importlib.import_module(f"pipeline.commands.{name}")
         summary = (module.__doc__ or name).split("\n")[0]
         command = commands.add_parser(name, help=summary, description=module.__doc__, allow_abbrev=False)
         module.add_arguments(command)
-        # Before the command or behind it: who does not give it behind keeps what stands before.
-        _add_log_format(command, argparse.SUPPRESS)
+        _add_log_arguments(command, behind=True)
         command.set_defaults(call=module.call)
     return parser
 

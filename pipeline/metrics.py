@@ -47,7 +47,7 @@ METRICS = {
         Metric("score_images_run_challenger_scored_images", "Rows of the challenger's scores, where there is one."),
         Metric("score_images_run_challenger_failed_images", "Scored images that the challenger could not score."),
         Metric("score_images_run_failed_images_by_code", "Rows of the failures table by code.", "", "code"),
-        Metric("score_images_run_startup_seconds", "Checks and loading the model, until the pipeline starts.", "s"),
+        Metric("score_images_run_startup_seconds", "Libraries, model and checks, until the pipeline starts.", "s"),
         Metric("score_images_run_pipeline_seconds", "From the start of the pipeline to its end.", "s"),
         Metric("score_images_run_images_per_second", "Images scored or failed by this attempt, over pipeline_seconds."),
         Metric("score_images_run_thread_seconds", "Time of threads by step, summed; they overlap.", "s", "step"),

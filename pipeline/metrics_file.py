@@ -43,11 +43,11 @@ def write_metrics_file(path: str, values: Sequence[Value]) -> None:
     # Not at the head: the command line answers without it.
     from prometheus_client import write_to_textfile
 
+    kept: list[Value] = []
     try:
-        kept = [] if any(value.metric is _SUCCESS for value in values) else _last_success(path, values[0])
+        if not any(value.metric is _SUCCESS for value in values):
+            kept = _last_success(path, values[0])
     finally:
-        write_to_textfile(path, _registry(values))
-    if kept:
         write_to_textfile(path, _registry([*values, *kept]))
 
 

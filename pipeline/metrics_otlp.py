@@ -3,14 +3,19 @@
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.metrics import Value
 from transforms.errors import ConfigError
 from transforms.redaction import redact_url
 
-_TIMEOUT_SECONDS = 10
+T = TypeVar("T")
+_TIMEOUT_SECONDS = 10.0
+_GRACE_SECONDS = 1.0
 
 
 def check_otlp_endpoint(endpoint: str) -> None:
@@ -69,8 +74,30 @@ def send_metrics(endpoint: str, values: Sequence[Value]) -> None:
         for value in values:
             gauges[value.metric].set(value.value, value.labels)
         data = reader.get_metrics_data()
-        if data is None or exporter.export(data, _TIMEOUT_SECONDS * 1e3) is not MetricExportResult.SUCCESS:
+        if data is None or _in_time(lambda: exporter.export(data, _TIMEOUT_SECONDS * 1e3)) is not (
+            MetricExportResult.SUCCESS
+        ):
             raise OSError(f"{redact_url(endpoint)} has not taken them")
     finally:
         exporter.shutdown()
         provider.shutdown()
+
+
+def _in_time(export: Callable[[], T]) -> T | None:
+    """Return what a call returns, or None where it takes too long: the end of a run waits for it.
+
+    The exporter's own limit holds for each piece of an answer: who sends one byte a second is never too late for it.
+    """
+    answer: Future[T] = Future()
+
+    def call() -> None:
+        try:
+            answer.set_result(export())
+        except BaseException as error:  # noqa: BLE001  raised again where it is waited for
+            answer.set_exception(error)
+
+    threading.Thread(target=call, name="otlp", daemon=True).start()
+    try:
+        return answer.result(_TIMEOUT_SECONDS + _GRACE_SECONDS)
+    except TimeoutError:
+        return None

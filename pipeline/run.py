@@ -34,7 +34,7 @@ def run(request: RunRequest) -> RunResult:
         ConfigError: It cannot start; nothing was written.
         RunError: It did not come to its end.
     """
-    started = time.monotonic()
+    started = time.monotonic() if request.began is None else request.began
     layout = layout_of(request)
     with RunClaim(layout) as claim:
         prepared = prepare(request, layout, claim)

@@ -44,6 +44,9 @@ class RunRequest:
     """All machines of a cluster have the local paths under the same names."""
     show_progress: bool = True
     """Bar or log lines."""
+    began: float | None = None
+    """When the user's command began, by time.monotonic(): importing and loading have been going on since; None for
+    when it is carried out."""
     loading: Callable[[], Contest] | None = field(default=None, repr=False)
     """Gives the models of config, where they are being loaded already; None loads them when they are needed."""
 
@@ -60,7 +63,7 @@ class RunResult(NamedTuple):
     adopted: int
     """Images scored by an earlier attempt of the same run."""
     startup_seconds: float
-    """Until the pipeline was launched: checks and loading the model."""
+    """Until the pipeline was launched: libraries, checks and loading the model."""
     pipeline_seconds: float
     """From launch to end."""
     counts: dict[str, int]

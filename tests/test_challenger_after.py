@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.after.compare import compare
 from pipeline.after.evaluate import evaluate
 from pipeline.after.leftovers import find_leftovers
 from pipeline.after.published import find_run
@@ -154,6 +156,46 @@ def test_the_challengers_table_is_evaluated_by_itself(
     assert json.loads(capsys.readouterr().out)["model_id"] == run.model_id
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["model_id"].startswith("first@")
+
+
+def test_the_two_models_of_one_run_are_compared(output: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each table with its own answers, labels and failures, as the two tables say."""
+    first, second = (f"{output}/{table}/run_id=night" for table in ("scores", "scores_challenger"))
+    found = compare(find_run(first), find_run(second), 20)
+    answers = [
+        {row["image_path"]: row for row in pq.read_table(folder, partitioning=None).to_pylist()}
+        for folder in (first, second)
+    ]
+    shared = answers[0].keys() & answers[1].keys()
+    flips = sum(answers[0][path]["predicted_label"] != answers[1][path]["predicted_label"] for path in shared)
+    joined = found.joined
+    assert (joined.images, joined.flips) == (len(answers[1]), flips)
+    assert flips > 0
+    assert (joined.only_first, joined.only_first_failed) == (12 - len(shared), 12 - len(shared))
+    assert [(side.name, side.images, side.failed) for side in found.sides] == [
+        ("night", 12, 1),
+        ("night (challenger)", len(shared), 13 - len(shared)),
+    ]
+    assert [side.model_id.partition("@")[0] for side in found.sides] == ["first", "rival"]
+    assert found.names.only_first == ("3",)
+    rival = Counter(row["predicted_label"] for row in answers[1].values())
+    assert {shift.label: shift.now for shift in found.all_images.shifts if shift.now} == dict(rival)
+    assert found.all_images.confidences[1].counts.sum() == len(shared)
+    moved = {movement.image_path: movement.now[0].label for movement in found.movements}
+    assert moved == {path: answers[1][path]["predicted_label"] for path in shared}
+    assert main(["compare", first, second]) == 0
+    assert capsys.readouterr().out.startswith("run night (challenger) compared with run night\n")
+
+
+def test_a_challenger_is_not_compared_with_itself(output: Path) -> None:
+    """The message names both tables."""
+    run = find_run(str(output), "scores_challenger")
+    with pytest.raises(InputError) as refused:
+        compare(run, run)
+    assert str(refused.value) == (
+        "run night (challenger) cannot be compared with itself; give two runs, <output>/runs/<id> each, or the models "
+        "of one, <output>/scores/run_id=<id> and <output>/scores_challenger/run_id=<id>"
+    )
 
 
 def test_a_run_without_a_challenger_has_no_table_of_one(published: Path, tmp_path: Path) -> None:

@@ -92,6 +92,22 @@ def test_a_label_that_is_too_long_is_cut_in_its_middle() -> None:
     assert len(written) < 60
 
 
+@pytest.mark.parametrize("letters", ["W", "m", "M@", "x", "A", "Ä b "])
+def test_a_label_of_wide_letters_ends_before_its_value(letters: str) -> None:
+    """Measured in the font of the chart, whose letters are not all of one width."""
+    from matplotlib.textpath import TextPath
+
+    written = texts(bars("classes", [Bar(letters * 200, 1, "12 (3.4%)")]))[2]
+    ends = [float(TextPath((0, 0), text, size=11).get_extents().width) for text in (written, "12 (3.4%)")]
+    assert 200 < ends[0] < 360 - ends[1]
+
+
+def test_a_label_of_chinese_letters_has_the_room_that_they_take() -> None:
+    """Each is as wide as it is high, which no font here shows."""
+    written = texts(bars("classes", [Bar("类别" * 100, 1, "12 (3.4%)")]))[2]
+    assert 20 <= len(written) <= (360 - 60) / 11
+
+
 def test_letters_that_no_font_here_has_are_written() -> None:
     """The page's own font shows them; no warning is let out."""
     assert "日本語" in texts(bars("classes", [Bar("日本語", 1, "1")]))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline import cli
 from pipeline.broken_off import Interrupts
 from pipeline.cli import main
 from pipeline.logs import PlainFormatter
@@ -246,6 +247,12 @@ def log_of(name: str, *message: object, error: Exception | None = None) -> list[
     about = (type(error), error, error.__traceback__) if error is not None else None
     record = logger.makeRecord(name, logging.ERROR, __file__, 1, message[0], message[1:], about)
     return formatter.format(record).split("\n")
+
+
+@pytest.mark.parametrize("arguments", [["--verbose", "config", "--schema"], ["config", "--schema", "--verbose"], []])
+def test_verbose_is_taken_before_a_command_and_behind_it(arguments: list[str]) -> None:
+    """Where people put it: at the end of the line that has failed."""
+    assert cli._parser().parse_args(arguments or ["config", "--schema"]).verbose is bool(arguments)
 
 
 def test_names_cannot_write_lines_of_the_log() -> None:

@@ -188,6 +188,14 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
         compare(find_run(str(tmp_path)), find_run(f"{tmp_path}/runs/night"))
 
 
+def test_runs_of_one_id_in_two_outputs_are_told_apart(tmp_path: Path) -> None:
+    """Two models on trial in outputs of their own: each figure says whose it is."""
+    for folder in ("a", "b"):
+        publish_scores(tmp_path / folder, ["x"], [[0.2, 0.8]])
+    found = compare(find_run(f"{tmp_path}/a"), find_run(f"{tmp_path}/b"))
+    assert "0 only by night (first) (0 failed in night (second)), 0 only by night (second)" in comparison_text(found, 3)
+
+
 def test_nights_of_other_images_are_compared_by_their_distributions(tmp_path: Path) -> None:
     """No agreement can be told, the mix can; the same from manifests that do not say it."""
     one, two = probabilities(1, 300), probabilities(2, 300)
@@ -236,7 +244,10 @@ def test_empty_runs_are_compared(tmp_path: Path) -> None:
     """A night without images is a night."""
     found = publish_pair(tmp_path, np.zeros((0, 4)), probabilities(1, 3), {}, {})
     assert (found.joined.only_second, found.flip_rate, found.all_images.class_mix) == (3, None, None)
-    assert "all images: one of the runs has none" in comparison_text(found, 3)
+    text = comparison_text(found, 3)
+    assert "all images: one of the runs has none" in text
+    assert "no image was scored by run old: nothing can be compared" in text
+    assert "only their distributions" not in text
 
 
 def test_a_damaged_table_is_named(tmp_path: Path) -> None:

@@ -382,6 +382,8 @@ def test_wrong_places_are_refused(output: Path, tmp_path: Path, capsys: pytest.C
     for target, out, reason in (
         ("csv", "s3://b/x.csv", "--out must be a local path, got s3://b/x.csv; write it locally and copy it"),
         ("csv", f"{output}/scores/x.csv", "lies among the files of the runs"),
+        ("csv", f"{output}/scores_challenger/run_id=night/x.csv", "lies among the files of the runs"),
+        ("csv", f"{output}/latest.json", "lies among the files of the runs"),
         ("cleanlab", f"{output}/scores/../runs", "lies among the files of the runs"),
         ("cleanlab", tmp_path / "mine", "holds thesis.doc, which no export of this kind writes"),
         ("csv", tmp_path / "file" / "x.csv", f"cannot be written: [Errno 17] File exists: '{tmp_path}/file'"),

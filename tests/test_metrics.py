@@ -1,9 +1,13 @@
 """Metrics of a run: a file for Prometheus and a message for OpenTelemetry, however the run has ended."""
 
+import contextlib
 import logging
 import os
 import re
+import socket
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -18,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pipeline import metrics_otlp
 from pipeline.cli import main
 from pipeline.metrics import METRICS, Ended
+from pipeline.metrics_file import write_metrics_file
 from pipeline.run_metrics import MetricsPlan, leaving_metrics
 from pipeline.run_records import RunResult
 from tests.loopback import Quiet, serving
@@ -60,13 +65,16 @@ def night(place: Path, output: Path, *more: str) -> int:
 
 
 class TestFile:
-    def test_nights_tell_what_they_were(self, place: Path, tmp_path: Path) -> None:
+    def test_nights_tell_what_they_were(self, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A published one, the same again, and one that is refused: every figure is that of its manifest."""
         file = tmp_path / "night.prom"
         told = ("--metrics-file", str(file), "--run-id")
 
-        assert night(place, tmp_path / "out", *told, "n1") == 0
+        with monkeypatch.context() as slow:
+            slow.setattr("pipeline.quiet.import_beam", lambda: time.sleep(0.5))
+            assert night(place, tmp_path / "out", *told, "n1") == 0
         first = read(file)
+        assert first["run_startup_seconds"] > 0.5  # libraries and model are loaded before the run begins
         assert (first["run_exit_code"], first["run_listed_images"], first["run_scored_images"]) == (0, 6, 5)
         assert (first["run_failed_images"], first["run_failed_images_by_code:unsupported_format"]) == (1, 1)
         assert {name for name in first if ":" in name} >= {f"run_failed_images_by_code:{code}" for code in FailureCode}
@@ -139,6 +147,23 @@ class TestFile:
             raise error
         assert raised.value is error
         assert read(file) == {"run_exit_code": code, "run_ended_timestamp_seconds": 107.5, "run_duration_seconds": 7.5}
+
+    def test_a_reader_never_finds_a_file_without_the_last_success(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A failed night replaces the file once, with what is kept of the one before."""
+        file = str(tmp_path / "x.prom")
+        write_metrics_file(file, Ended("c", "o", 0, 1.0, 2.0).values())
+        found = []
+        replace = os.rename
+
+        def rename(source: str, target: str) -> None:
+            replace(source, target)
+            found.append(read(Path(target)).get("last_success_timestamp_seconds"))
+
+        monkeypatch.setattr(os, "rename", rename)
+        write_metrics_file(file, Ended("c", "o", 3, 3.0, 4.0).values())
+        assert found == [2.0]
 
     @pytest.mark.parametrize("before", ["no metrics {", b"\xff\xfe"])
     def test_a_damaged_file_of_before_is_replaced_and_named(
@@ -241,6 +266,34 @@ class TestOtlp:
             raise ConfigError("its own")
         assert len(handler.received) == 1
         assert f"metrics of the run cannot be left whole at {endpoint}: {endpoint} has not taken them" in caplog.text
+
+    def test_a_collector_that_answers_byte_by_byte_does_not_hold_a_run_up(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """No pause is long, and the answer never ends: the run does."""
+        monkeypatch.setattr(metrics_otlp, "_TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(metrics_otlp, "_GRACE_SECONDS", 0.1)
+        over = threading.Event()
+
+        def drip(server: socket.socket) -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while not over.wait(0.05):
+                    connection.sendall(b"x")
+
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            dripping = threading.Thread(target=drip, args=[server])
+            dripping.start()
+            endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+            started = time.monotonic()
+            with pytest.raises(ConfigError, match="its own"), leaving_metrics(MetricsPlan(otlp=endpoint), "c", "o"):
+                raise ConfigError("its own")
+            took = time.monotonic() - started
+            over.set()
+            dripping.join()
+        assert took < 30  # importing included; the answer would have taken more than an hour
+        assert f"{endpoint} has not taken them" in caplog.text
 
     def test_without_its_packages_it_is_refused_with_the_way_out(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The extra is named."""

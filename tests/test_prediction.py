@@ -1,5 +1,6 @@
 """What a sample lets expect: intervals, limits, bytes and money, by their formulas."""
 
+import doctest
 import math
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.before import preflight_text
 from pipeline.before.prediction import (
     Duration,
     Interval,
@@ -142,3 +144,8 @@ def test_costs_are_those_that_have_a_price() -> None:
 def test_a_duration_is_the_sum_of_its_parts() -> None:
     """No part is forgotten."""
     assert Duration(1, 20, 300, 4000).total == 4321
+
+
+def test_amounts_of_money_are_written_for_people() -> None:
+    """Cents, small parts of them, and nothing in the notation of a calculator."""
+    assert doctest.testmod(preflight_text).failed == 0

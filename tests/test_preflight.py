@@ -276,9 +276,9 @@ def test_names_are_told_as_text(tmp_path: Path) -> None:
 
 
 def test_the_command_prints_writes_and_returns_2_where_the_night_would_fail(
-    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The page, the JSON and the text say the same."""
+    """The page, the JSON and the text say the same; with --log-format json standard output is that JSON."""
     config = write_config(small_config(model), tmp_path / "config.json")
     files = ["--html", str(tmp_path / "page.html"), "--json", str(tmp_path / "found.json")]
     command = ["preflight", "--config", str(config), "--input", str(photos), "--output", str(tmp_path / "out")]
@@ -295,7 +295,12 @@ def test_the_command_prints_writes_and_returns_2_where_the_night_would_fail(
     assert said.startswith("preflight: the night would fail, for 2 reasons\n")
     assert "did you mean max_failure_rate" in said
     assert "input /gone matches nothing" in said
-    assert json.loads((tmp_path / "found.json").read_text())["ready"] is False
+    told = json.loads((tmp_path / "found.json").read_text())
+    assert told["ready"] is False
+    monkeypatch.setattr("pipeline.logs.is_json", lambda: True)  # --log-format json, whose log pytest has taken
+    assert main([*command, *quick, "--set", "limits.max_failure_rat=0.1", "--input", "/gone"]) == 2
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == told
 
 
 @pytest.mark.parametrize(

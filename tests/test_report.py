@@ -246,6 +246,20 @@ def test_of_many_images_a_sample_of_the_same_is_compared(tmp_path: Path) -> None
     assert compare_answers(first, nothing)["compared_images"] == 0
 
 
+def test_an_attempt_that_found_everything_done_draws_no_empty_chart(output: Path) -> None:
+    """A gate that is overridden scores nothing again: no step took time, and 0 images a second is no pace."""
+    run = find_ended(str(output))
+    write_report(run, Spent({}, 8.4, 1.6, 0, 25, on_gpu=False))
+    page = Path(run.layout.report("html", refused=False)).read_text(encoding="utf-8")
+    assert "25 images were scored by an earlier attempt" in page
+    assert "Time of the steps" not in page
+    assert "images a second</span>" not in page
+    write_report(run, Spent({"model_ms": 900}, 8.4, 1.6, 25, 0, on_gpu=False))
+    page = Path(run.layout.report("html", refused=False)).read_text(encoding="utf-8")
+    assert "Time of the steps" in page
+    assert "images a second</span>" in page
+
+
 def test_a_night_on_which_everything_failed_has_a_report(tmp_path: Path) -> None:
     """Refused without a file of scores, or published with one of no rows."""
     empty = np.zeros((0, 2), np.float32)

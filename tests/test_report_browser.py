@@ -48,6 +48,9 @@ def test_the_report_opens_without_a_complaint(page: Path, width: int, scheme: st
                  text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))"""
         )
         assert smallest >= 9.5  # in pixels of the phone
+        # A path of 4,000 letters would be a column of its own, and take the row of pictures apart.
+        tallest = "Math.max(...[...document.querySelectorAll('.picture .path')].map(path => path.clientHeight))"
+        assert 40 < seen.page.evaluate(tallest) < 100
         seen.keep(f"report-{width}-{scheme}.png")
 
 

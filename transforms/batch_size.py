@@ -86,6 +86,8 @@ def choose_batch_size(
             end = f"larger ones gain less than {_LEAST_GAIN:.0%}"
             break
         if 2 * size > largest:
+            if without_gain:
+                end = f"larger ones gain less than {_LEAST_GAIN:.0%}"
             break
         size *= 2
         if clock() - started + 2 * size * measured[-1].seconds_an_image > budget_seconds:

@@ -1,4 +1,4 @@
-"""Compare two published runs: two nights of one model, or two models on the same images.
+"""Compare two published runs: two nights of one model, or two models on the same images, those of one run included.
 
 On the images that both have scored: how many answers differ, and which. On all images: how far class mix and
 confidence have moved. The images that moved furthest are found in two passes: the narrow columns name candidates, and
@@ -35,7 +35,11 @@ class Side(NamedTuple):
     """One of the two runs."""
 
     run_id: str
-    """Its name."""
+    """The run."""
+    table: str
+    """Of the run: scores, or scores_challenger."""
+    name: str
+    """What a person calls it: not that of the other."""
     output: str
     """The folder of all runs that it lies in."""
     model_id: str
@@ -223,9 +227,10 @@ def compare(first: PublishedRun, second: PublishedRun, most: int = 24) -> Compar
     Raises:
         InputError: They are the same run, have no label in common, or a file is missing or damaged.
     """
-    if first.layout == second.layout:
+    if (first.layout, first.table) == (second.layout, second.table):
         raise InputError(
-            f"run {first.layout.run_id} cannot be compared with itself; give two runs, <output>/runs/<id> each"
+            f"run {first.name} cannot be compared with itself; give two runs, <output>/runs/<id> each, or the models "
+            "of one, <output>/scores/run_id=<id> and <output>/scores_challenger/run_id=<id>"
         )
     names = match_names(first.labels, second.labels)
     try:
@@ -235,12 +240,13 @@ def compare(first: PublishedRun, second: PublishedRun, most: int = 24) -> Compar
         raise InputError(f"the runs cannot be compared: {str(error).splitlines()[0]}") from error
     mixes = [_by_name(spread.class_counts, places, names) for spread, places in zip(spreads, names[1:3], strict=True)]
     shared = [Histogram(probability_edges(), counts) for counts in joined.confidences]
+    called = _names(first, second)
     movement: Measure = "total variation"
     if first.independent or second.independent:
         movement = "largest change of a label's probability"
     moved = sorted(_movements(first, second, joined, movement), key=lambda found: -found.change)
     return Comparison(
-        (_side(first), _side(second)),
+        (_side(first, called[0]), _side(second, called[1])),
         names,
         joined,
         _population(names, (mixes[0], mixes[1]), (spreads[0].confidence, spreads[1].confidence), paired=False),
@@ -250,28 +256,42 @@ def compare(first: PublishedRun, second: PublishedRun, most: int = 24) -> Compar
     )
 
 
-def _side(run: PublishedRun) -> Side:
+def _names(first: PublishedRun, second: PublishedRun) -> tuple[str, str]:
+    """Return what to call them: nights of two outputs may have one id."""
+    if first.name == second.name:
+        return f"{first.name} (first)", f"{second.name} (second)"
+    return first.name, second.name
+
+
+def _side(run: PublishedRun, name: str) -> Side:
     manifest = run.manifest
     ledger = manifest.get("ledger") or {}
     followed = manifest.get("since_run") or {}
+    failed = int(ledger.get("failed", 0))
+    scored = int(ledger.get("scored", 0))
+    if run.table != "scores":
+        scored = int(ledger.get("challenger_scored", 0))
+        failed += int(ledger.get("challenger_failed", 0))
     return Side(
         run.layout.run_id,
+        run.table,
+        name,
         run.layout.output,
-        str(manifest.get("model_id", "")),
+        str(manifest.get("model_id", "") if run.table == "scores" else run.model_id),
         str(manifest.get("published_at", "")),
-        dict(manifest.get("fingerprints") or {}),
-        int(ledger.get("scored", 0)),
-        int(ledger.get("failed", 0)),
+        run.fingerprints,
+        scored,
+        failed,
         followed.get("run_id"),
     )
 
 
 def _distributions(run: PublishedRun) -> Distributions:
-    """Return how the answers of a run are distributed, from its manifest where that says it."""
+    """Return how the answers of a run are distributed, from its manifest where that says it of this table."""
     told = run.manifest.get("distributions")
-    if told is not None:
+    if told is not None and run.table == "scores":
         return Distributions.from_json(told)
-    files = [storage.join(run.layout.output, e["path"]) for e in run.manifest["files"] if e["table"] == "scores"]
+    files = [storage.join(run.layout.output, e["path"]) for e in run.manifest["files"] if e["table"] == run.table]
     return measure(files, run.labels, independent=run.independent)
 
 
@@ -341,7 +361,7 @@ def _read_rows(run: PublishedRun, places: npt.NDArray[np.int64]) -> dict[int, _V
     found: dict[int, _Vectors] = {}
     wanted = np.unique(places)
     start = 0
-    for group in run.row_groups("scores"):
+    for group in run.row_groups(run.table):
         if start > wanted.max(initial=-1):
             break
         end = start + group.file.metadata.row_group(group.number).num_rows

@@ -139,7 +139,7 @@ def join_runs(first: PublishedRun, second: PublishedRun, names: Names, most: int
     exclusive = not (first.independent or second.independent)
     unmatched = []
     ordinal = 0
-    for group in second.row_groups("scores"):
+    for group in second.row_groups(second.table):
         rows = _Rows.of(group.read(_COLUMNS), second)
         places, hit = held.find(rows.paths)
         unmatched.append(rows.paths[~hit])
@@ -185,11 +185,11 @@ class _Held(NamedTuple):
 
     @classmethod
     def read(cls, run: PublishedRun) -> "_Held":
-        total = sum(entry["rows"] for entry in run.manifest["files"] if entry["table"] == "scores")
+        total = sum(entry["rows"] for entry in run.manifest["files"] if entry["table"] == run.table)
         paths, versions = np.empty(total, np.int64), np.empty(total, np.int64)
         index, confidence = np.empty(total, np.int32), np.empty(total, np.float32)
         start = 0
-        for group in run.row_groups("scores"):
+        for group in run.row_groups(run.table):
             rows = _Rows.of(group.read(_COLUMNS), run)
             end = start + len(rows.paths)
             if end > total:
@@ -223,7 +223,11 @@ def _hashes(column: pa.ChunkedArray) -> _Int:
 
 
 def _failed(run: PublishedRun) -> _Int:
-    found = [_hashes(group.read(["image_path"])["image_path"]) for group in run.row_groups("failures")]
+    found = [
+        _hashes(group.read(["image_path"])["image_path"])
+        for table in run.failures_tables
+        for group in run.row_groups(table)
+    ]
     return np.concatenate(found) if found else np.zeros(0, np.int64)
 
 

@@ -26,7 +26,7 @@ def comparison_page(found: Comparison, run: PublishedRun, seconds: float = 20.0)
         seconds: What all thumbnails together may take.
     """
     rate = found.flip_rate
-    names = (found.sides[0].run_id, found.sides[1].run_id)
+    names = (found.sides[0].name, found.sides[1].name)
     images = thumbnails([moved.image_path for moved in found.movements], decode_settings(run), seconds=seconds)
     return render_page(
         "compare.html.j2",
@@ -69,7 +69,7 @@ def _cards(found: Comparison) -> list[tuple[str, str, str]]:
         (joined.only_first_failed, joined.only_second_failed),
         strict=True,
     ):
-        cards.append((f"only in {side.run_id}", count_text(only), f"{count_text(failed)} failed in the other"))
+        cards.append((f"only in {side.name}", count_text(only), f"{count_text(failed)} failed in the other"))
     return cards
 
 
@@ -124,7 +124,7 @@ def _facts(found: Comparison) -> list[tuple[str, str]]:
     facts: list[tuple[str, Any]] = []
     for side in found.sides:
         facts += [
-            (f"run {side.run_id}", side.output),
+            (f"run {side.name}", side.output),
             ("model", side.model_id),
             ("published", side.published_at or "not said"),
             *((f"fingerprint of {name}", value) for name, value in sorted(side.fingerprints.items())),

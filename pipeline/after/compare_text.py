@@ -14,7 +14,7 @@ def comparison_text(found: Comparison, rows: int) -> str:
     """
     first, second = found.sides
     lines = [
-        f"run {second.run_id} compared with run {first.run_id}",
+        f"run {second.name} compared with run {first.name}",
         *(f"  {name}    {_side(side)}" for name, side in zip(("first ", "second"), found.sides, strict=True)),
         *(f"  note      {note}" for note in notes(found)),
         *_images(found),
@@ -31,7 +31,7 @@ def notes(found: Comparison) -> list[str]:
     """Say what has to be known of a comparison before its figures are believed."""
     first, second = found.sides
     told = [
-        f"run {side.run_id} is a delta of {side.since_run}: only the images that it has scored itself count"
+        f"run {side.name} is a delta of {side.since_run}: only the images that it has scored itself count"
         for side in found.sides
         if side.since_run is not None
     ]
@@ -45,15 +45,18 @@ def notes(found: Comparison) -> list[str]:
     for side, labels in ((first, found.names.only_first), (second, found.names.only_second)):
         if labels:
             more = ", ..." if len(labels) > 3 else ""
-            told.append(f"labels only in run {side.run_id}: {len(labels)} ({', '.join(labels[:3])}{more})")
-    if not found.joined.images:
+            told.append(f"labels only in run {side.name}: {len(labels)} ({', '.join(labels[:3])}{more})")
+    empty = [side.name for side in found.sides if not side.images]
+    if empty:
+        told.append(f"no image was scored by run {' and run '.join(empty)}: nothing can be compared")
+    elif not found.joined.images:
         told.append("no image was scored by both runs: only their distributions are compared")
     return told
 
 
 def _side(side: Side) -> str:
     published = f", published {side.published_at}" if side.published_at else ""
-    return f"{side.run_id}: {side.images} scored, {side.failed} failed, model {side.model_id}{published}"
+    return f"{side.name}: {side.images} scored, {side.failed} failed, model {side.model_id}{published}"
 
 
 def _images(found: Comparison) -> list[str]:
@@ -61,9 +64,9 @@ def _images(found: Comparison) -> list[str]:
     first, second = found.sides
     lines = [
         f"  images    {joined.images} scored by both, {joined.changed} of them with another version of the file",
-        f"            {joined.only_first} only by {first.run_id} ({joined.only_first_failed} failed in "
-        f"{second.run_id}), {joined.only_second} only by {second.run_id} ({joined.only_second_failed} failed in "
-        f"{first.run_id})",
+        f"            {joined.only_first} only by {first.name} ({joined.only_first_failed} failed in "
+        f"{second.name}), {joined.only_second} only by {second.name} ({joined.only_second_failed} failed in "
+        f"{first.name})",
     ]
     if found.flip_rate is not None:
         mean = joined.confidence_change / joined.images

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 
 from transforms import storage
 from transforms.errors import ConfigError
-from transforms.layout import TABLES, RunLayout
+from transforms.layout import ALL_TABLES, RunLayout
 
 
 def place_of(out: str, layout: RunLayout) -> str:
@@ -25,10 +25,9 @@ def place_of(out: str, layout: RunLayout) -> str:
     if storage.is_remote(path):
         raise ConfigError(f"--out must be a local path, got {out}; write it locally and copy it with the store's tool")
     path = os.path.normpath(path)
-    for name in (*TABLES, "runs"):
-        folder = storage.join(layout.output, name)
+    for folder in (layout.latest, *(storage.join(layout.output, name) for name in (*ALL_TABLES, "runs"))):
         if path == folder or path.startswith(folder + "/"):
-            raise ConfigError(f"--out {out} lies among the files of the runs, in {folder}; give a place outside of it")
+            raise ConfigError(f"--out {out} lies among the files of the runs, at {folder}; give a place outside of it")
     return path
 
 

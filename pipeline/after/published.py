@@ -59,6 +59,17 @@ class PublishedRun:
         return str((self.manifest if self.table == "scores" else self.manifest["challenger"])["model_id"])
 
     @property
+    def name(self) -> str:
+        """What a person calls it: the run's id, and which of two models."""
+        return self.layout.run_id if self.table == "scores" else f"{self.layout.run_id} (challenger)"
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What makes its scores what they are."""
+        told = self.manifest if self.table == "scores" else self.manifest["challenger"]
+        return dict(told.get("fingerprints") or {})
+
+    @property
     def failures_tables(self) -> tuple[Table, ...]:
         """Where the images are that have no row: the challenger was asked only for what the first model scored."""
         return ("failures",) if self.table == "scores" else ("failures", "failures_challenger")

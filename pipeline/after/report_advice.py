@@ -28,7 +28,7 @@ class Spent(NamedTuple):
     counts: Mapping[str, int]
     """`<verb>_<unit>` sums of all workers."""
     startup_seconds: float
-    """Until the pipeline was launched: checks and loading the model."""
+    """Until the pipeline was launched: libraries, checks and loading the model."""
     pipeline_seconds: float
     """From launch to end."""
     images: int

@@ -124,10 +124,10 @@ def _time(time: Mapping[str, Any] | None) -> dict[str, Any] | None:
         if seconds or step != "challenger"  # only where there is one
     ]
     cards = [
-        ("start-up", duration_text(time["startup_seconds"]), "checks and model"),
+        ("start-up", duration_text(time["startup_seconds"]), "libraries, checks, model"),
         ("pipeline", duration_text(time["pipeline_seconds"]), f"{count_text(time['images'])} images"),
     ]
-    if time["images_per_second"] is not None:
+    if time["images_per_second"]:  # all may have been scored by an earlier attempt
         cards.append(("images a second", number_text(time["images_per_second"]), "from launch to end"))
     busy = time["busy"]
     cards += [
@@ -137,7 +137,7 @@ def _time(time: Mapping[str, Any] | None) -> dict[str, Any] | None:
     ]
     return {
         "cards": cards,
-        "chart": charts.share("Time of the steps, summed over threads", parts),
+        "chart": charts.share("Time of the steps, summed over threads", parts) if whole else "",
         "advice": time["advice"],
         "adopted": time["adopted_images"],
     }

@@ -63,7 +63,7 @@ def _cards(found: Preflight) -> list[tuple[str, str, str]]:
         cards.append(("will fail", percent_text(rate.share), "all were tried" if rate.low == rate.high else bounds))
     if predicted is not None:
         error = duration_text(predicted.duration_error)
-        cards.append(("duration", duration_text(predicted.duration.total), f"give or take {error}"))
+        cards.append(("duration", duration_text(predicted.duration.total), f"images give or take {error}"))
         cards.append(("output", size_text(predicted.output_bytes), "Parquet"))
         if predicted.costs:
             total = sum(predicted.costs.values())

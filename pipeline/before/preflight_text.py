@@ -93,8 +93,8 @@ def duration_summary(found: Preflight) -> str:
         return "not known"
     least = "" if listing.exact else f", if it has {count_text(listing.images)} images"
     return (
-        f"{duration_text(predicted.duration.total)}, give or take {duration_text(predicted.duration_error)}, on a "
-        f"machine like this one{least}"
+        f"{duration_text(predicted.duration.total)} on a machine like this one{least}; its images give or take "
+        f"{duration_text(predicted.duration_error)}"
     )
 
 
@@ -110,7 +110,9 @@ def costs_text(found: Preflight) -> str:
 def money_text(amount: float) -> str:
     """Write an amount: with two decimals, or with as many as it needs.
 
-    >>> money_text(12.5), money_text(0.00123)
-    ('12.50', '0.00123')
+    >>> money_text(12.5), money_text(0.00123), money_text(4.4e-7)
+    ('12.50', '0.00123', 'under 0.0001')
     """
+    if 0 < amount < 1e-4:
+        return "under 0.0001"
     return f"{amount:,.2f}" if amount >= 0.1 or not amount else f"{amount:.3g}"

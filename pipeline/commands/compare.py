@@ -9,10 +9,12 @@ import argparse
 from pipeline.commands.arguments import RUN
 from pipeline.commands.written_file import write_file
 
+_RIVAL = "of a challenger <output>/scores_challenger/run_id=<id>"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
-    parser.add_argument("first", metavar="RUN_A", help=f"the earlier night, or the model in use: {RUN}")
+    parser.add_argument("first", metavar="RUN_A", help=f"the earlier night, or the model in use: {RUN}; {_RIVAL}")
     parser.add_argument("second", metavar="RUN_B", help="the run that is compared with it, named in the same ways")
     parser.add_argument("--html", metavar="FILE", help="write a page with charts and thumbnails; a path or URL")
     parser.add_argument("--json", metavar="FILE", help="write all figures as JSON; a path or URL")

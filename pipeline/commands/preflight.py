@@ -4,8 +4,10 @@ Nothing is published and nothing stays. The exit code is 2 when the night would 
 """
 
 import argparse
+import json
 import time
 
+from pipeline import logs
 from pipeline.commands.arguments import add_night_arguments, add_reading_arguments
 from pipeline.commands.written_file import write_file
 from transforms.errors import ConfigError, ExitCode
@@ -80,10 +82,8 @@ def call(args: argparse.Namespace) -> int:
             rehearse=rehearse,
         )
     )
-    print(preflight_text(found))
+    print(json.dumps(preflight_json(found)) if logs.is_json() else preflight_text(found))
     if args.json:
-        import json
-
         write_file(args.json, json.dumps(preflight_json(found), indent=2, ensure_ascii=False) + "\n")
     if args.html:
         from pipeline.before.preflight_page import preflight_page

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -89,6 +90,7 @@ def _resumable(args: argparse.Namespace) -> Iterator[None]:
 @contextlib.contextmanager
 def request_of(args: argparse.Namespace) -> "Iterator[RunRequest]":
     """Read the configuration and make the request of a run, with its model being loaded meanwhile."""
+    began = time.monotonic()
     from pipeline.config import load_config
 
     config = load_config(args.config, args.overrides)  # before the slow imports: a typo is answered at once
@@ -120,6 +122,7 @@ def request_of(args: argparse.Namespace) -> "Iterator[RunRequest]":
             beam_flags=args.beam_flags,
             profile=args.profile,
             shared_disk=args.shared_disk,
+            began=began,
             loading=loading.result,
         )
     finally:

@@ -7,10 +7,12 @@ page's variables, so that one drawing serves light, dark and print. Text stays t
 import functools
 import hashlib
 import io
+import unicodedata
 import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -304,12 +306,22 @@ class _Drawing:
         return _inline(written.getvalue(), tell(title), tell(description))
 
 
-def _cut(text: str, room: int) -> str:
-    """Shorten a text in its middle: names differ at their ends."""
-    if len(text) <= room:
+def _cut(text: str, room: float) -> str:
+    """Shorten a text in its middle, to the room of so many letters of usual width: names differ at their ends."""
+    if sum(map(_letters, text)) <= room:
         return text
-    head = (room - 1) * 2 // 3
-    return f"{text[:head]}…{text[len(text) - (room - 1 - head) :]}"
+    ends = []
+    for end, share in ((text, 2 / 3), (text[::-1], 1 / 3)):
+        reached = accumulate(map(_letters, end))
+        ends.append("".join(letter for letter, width in zip(end, reached, strict=True) if width <= (room - 1) * share))
+    return f"{ends[0]}…{ends[1][::-1]}"
+
+
+def _letters(letter: str) -> float:
+    """Return how many letters of usual width a letter has room for: a Chinese one or an emoji is twice as wide."""
+    if unicodedata.east_asian_width(letter) in "WF" or letter in "WMmw@%":
+        return 1.75
+    return 1.2 if letter.isupper() else 1.0
 
 
 def _inline(svg: bytes, title: str, description: str) -> Markup:
