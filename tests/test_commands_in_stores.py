@@ -210,7 +210,7 @@ def test_preflight_tries_images_and_output_and_leaves_nothing(nights: Nights, tm
     checks = {check["name"]: (check["state"], check["text"]) for check in found["checks"]}
     assert checks["output"] == ("ok", f"{nights.output}: a file was written, read again and deleted")
     assert checks["run id"][1].startswith("run first is already published")
-    assert checks["input"] == ("ok", "7 images, counted; 7 of them are sampled")
+    assert checks["input"] == ("ok", "7 images, counted; 7 sampled")
     assert found["failures"]["by_code"]["empty_file"]["sampled"] == 1
     top = {row["path"]: (row["top"][0]["label"], row["top"][0]["probability"]) for row in found["sample"]}
     p = nights.probabilities[0]

@@ -69,7 +69,7 @@ def test_a_night_without_a_fault_has_no_reasons(night: tuple[Preflight, Path]) -
         "configuration", "output", "input", "model", "labels", "failures", "rehearsal", "disk space",
     ]  # fmt: skip
     assert checks["golden images"] == ("note", "none are configured: golden.path is left out")
-    assert checks["input"][1] == "120 images, counted; 60 of them are sampled"
+    assert checks["input"][1] == "120 images, counted; 60 sampled"
     assert checks["rehearsal"][1].startswith("a run of 8 images into a temporary folder took ")
 
 

@@ -27,7 +27,7 @@ from pipeline.before.sampling import Listing, list_and_sample
 from pipeline.before.table_sizes import measure_table
 from pipeline.before.trial import Trial, try_sample
 from pipeline.config import RunConfig
-from pipeline.pages.page import size_text
+from pipeline.pages.page import images_text, size_text
 from transforms import storage
 from transforms.baselines import open_baseline
 from transforms.contest import Contest
@@ -191,7 +191,7 @@ class _Preflight:
         )
         if listing is not None:
             twice = f", {listing.duplicates:,} duplicates" if listing.duplicates else ""
-            text = f"{listing.images:,} images{twice}, {listing.how}; {len(listing.sample):,} of them are sampled"
+            text = f"{images_text(listing.images)}{twice}, {listing.how}; {len(listing.sample):,} sampled"
             self._say("input", "ok" if listing.exact else "note", text)
         return listing
 
@@ -262,7 +262,7 @@ class _Preflight:
         if rehearsed is None:
             return 0.0
         images, seconds = rehearsed
-        self._say("rehearsal", "ok", f"a run of {images} images into a temporary folder took {seconds:.1f} s")
+        self._say("rehearsal", "ok", f"a run of {images_text(images)} into a temporary folder took {seconds:.1f} s")
         return max(0.0, seconds - images * pace.seconds)
 
     def _judge_space(self, layout: RunLayout, needed: float) -> None:

@@ -2,7 +2,7 @@
 
 from pipeline.before.findings import Preflight
 from pipeline.before.prediction import Interval
-from pipeline.pages.page import count_text, duration_text, percent_text, size_text
+from pipeline.pages.page import duration_text, images_text, percent_text, size_text
 from transforms.redaction import tell
 
 _MARKS = {"ok": "ok  ", "note": "note", "bad": "FAIL"}
@@ -69,7 +69,7 @@ def pace_text(found: Preflight) -> str:
         return "not measured"
     return (
         f"{1e3 * pace.seconds:.1f} ms in the middle of a run, give or take {1e3 * pace.error:.1f}, measured over "
-        f"{count_text(pace.images)} images on this machine ({pace.cpu_ms:.1f} ms of processor time; in threads: read "
+        f"{images_text(pace.images)} on this machine ({pace.cpu_ms:.1f} ms of processor time; in threads: read "
         f"{pace.read_ms:.1f} ms, decode {pace.decode_ms:.1f} ms, model {pace.model_ms:.1f} ms)"
     )
 
@@ -91,7 +91,7 @@ def duration_summary(found: Preflight) -> str:
     predicted, listing = found.prediction, found.listing
     if predicted is None or listing is None:
         return "not known"
-    least = "" if listing.exact else f", if it has {count_text(listing.images)} images"
+    least = "" if listing.exact else f", if it has {images_text(listing.images)}"
     return (
         f"{duration_text(predicted.duration.total)} on a machine like this one{least}; its images give or take "
         f"{duration_text(predicted.duration_error)}"

@@ -7,7 +7,7 @@ Nothing is written but the files that are asked for.
 import argparse
 
 from pipeline.commands.arguments import RUN
-from pipeline.commands.written_file import write_file
+from pipeline.commands.written_file import check_file, write_file
 
 _RIVAL = "of a challenger <output>/scores_challenger/run_id=<id>"
 
@@ -36,6 +36,8 @@ def call(args: argparse.Namespace) -> int:
     for name in ("rows", "thumbnails"):
         if getattr(args, name) < 0:
             raise ConfigError(f"--{name} must be at least 0, got {getattr(args, name)}")
+    check_file(args.json)
+    check_file(args.html)
     first, second = find_run(args.first), find_run(args.second)
     found = compare(first, second, max(args.rows, args.thumbnails))
     print(comparison_text(found, args.rows))

@@ -9,7 +9,7 @@ import time
 
 from pipeline import logs
 from pipeline.commands.arguments import add_night_arguments, add_reading_arguments
-from pipeline.commands.written_file import write_file
+from pipeline.commands.written_file import check_file, write_file
 from transforms.errors import ConfigError, ExitCode
 
 
@@ -100,3 +100,5 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("seconds", "list_seconds"):
         if not getattr(args, name) > 0:
             raise ConfigError(f"--{name.replace('_', '-')} must be over 0, got {getattr(args, name)}")
+    check_file(args.json)
+    check_file(args.html)

@@ -62,6 +62,15 @@ def count_text(count: int) -> str:
     return f"{count:,}"
 
 
+def images_text(count: int) -> str:
+    """Write how many images.
+
+    >>> images_text(1), images_text(1234)
+    ('1 image', '1,234 images')
+    """
+    return f"{count:,} image{'' if count == 1 else 's'}"
+
+
 def size_text(size: float) -> str:
     """Write bytes in the unit that suits them, decimal as stores bill them.
 
