@@ -18,6 +18,7 @@ def small_device(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pooled_model(tmp_path_factory.mktemp("models") / "small", head=short_of_memory(8))
 
 
+@pytest.mark.heavy
 def test_frozen_model_raises_the_real_error(small_device: Path) -> None:
     """The stand-in is honest: TensorFlow's own allocator refuses, in the frozen graph as well."""
     import tensorflow as tf
@@ -29,6 +30,7 @@ def test_frozen_model_raises_the_real_error(small_device: Path) -> None:
         classifier.predict(np.zeros((9, 6, 8, 3), np.uint8))
 
 
+@pytest.mark.heavy
 def test_measured_batch_size_is_one_that_fits(
     small_device: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
