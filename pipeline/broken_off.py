@@ -54,7 +54,9 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in self._SIGNALS}
+            for number in self._SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:  # by nohup, or a script that went on without it
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

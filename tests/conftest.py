@@ -1,6 +1,7 @@
 """What the tests share: where the sample data lies."""
 
 import os
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from tests.digits import Digits
 
 ROOT = Path(__file__).parent.parent
+# A suite that a script has put into the background ignores Ctrl-C, and so would the processes that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # So that what these modules assert says which values they had, as in a test.
 pytest.register_assert_rewrite("tests.browser", "tests.integration.killed_run")

@@ -48,6 +48,22 @@ def test_the_second_signal_ends_a_process_that_is_still_stopping(number: signal.
     assert errors == ("" if form == "json" else "\nscore-images: stopped at once; finished files are kept\n")
 
 
+def test_a_signal_that_was_to_be_ignored_stops_nothing() -> None:
+    """A script that puts a run into the background ignores SIGINT for it: only SIGTERM reaches it then."""
+    ignored = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN){PROGRAM.format(form='text')}"
+    process = subprocess.Popen([sys.executable, "-c", ignored], stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.stdout.readline() == "stopping\n"
+    process.kill()
+    process.communicate()
+
+
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
