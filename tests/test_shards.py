@@ -214,6 +214,28 @@ def test_a_large_level_of_gcs_is_listed_by_itself(gcs_bucket: str, monkeypatch: 
         check_not_empty(parse_input(f"{gcs_bucket}/in"), InputSettings())
 
 
+def test_a_level_of_gcs_with_many_folders_and_no_file_is_large_too(gcs_bucket: str) -> None:
+    """A folder for each of a hundred million images: who plans does not list them all first."""
+    put_in_google(gcs_bucket, *(f"in/{number}/1.jpg" for number in range(5)))
+    level = list_google_level(f"{gcs_bucket}/in", most=5)
+    assert level is not None
+    assert (len(level.folders), level.cut) == (5, False)
+    level = list_google_level(f"{gcs_bucket}/in", most=4)
+    assert level is not None
+    assert level.cut
+
+
+def test_a_first_image_of_gcs_is_found_beside_an_empty_folder(gcs_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The console leaves the marker of a folder that was emptied: no reason to list all that lies beside it."""
+    put_in_google(gcs_bucket, "in/", "in/a/", "in/b/1.jpg")
+    level = list_google_level(f"{gcs_bucket}/in/a")
+    assert level is not None
+    assert (level.files, level.folders) == ([], [])
+    assert check_equal(f"{gcs_bucket}/in", 100) == 1
+    monkeypatch.setattr(storage, "list_folder", None)
+    check_not_empty(parse_input(f"{gcs_bucket}/in"), InputSettings())
+
+
 def test_keys_of_gcs_that_are_no_folders_are_listed_in_one_go(gcs_bucket: str) -> None:
     """An empty part; and the marker of a folder is no object in it."""
     level = list_google_level(gcs_bucket)

@@ -29,7 +29,7 @@ def list_google_level(folder: str, most: int = MOST_ENTRIES) -> GoogleLevel | No
 
     Args:
         folder: gs://bucket or gs://bucket/prefix.
-        most: How many entries are listed.
+        most: How many files and prefixes; with the page that goes beyond it the listing ends.
 
     Returns:
         None where Google's client is not installed, where there is nothing, or where keys have an empty part or one
@@ -52,8 +52,9 @@ def list_google_level(folder: str, most: int = MOST_ENTRIES) -> GoogleLevel | No
     try:
         client = Client(project=None, credentials=_credentials(), client_options=_endpoint())
         entries = client.list_blobs(bucket, prefix=prefix or None, delimiter="/", fields=_FIELDS)
-        for entry in entries:
-            files.append(entry)
+        # By pages, for one may hold nothing but prefixes: a level of a million folders has no entry to stop at.
+        for page in entries.pages:
+            files += page
             if len(files) + len(entries.prefixes) > most:
                 level = level._replace(cut=True)
                 break
@@ -73,7 +74,8 @@ def list_google_level(folder: str, most: int = MOST_ENTRIES) -> GoogleLevel | No
         if found.removeprefix(prefix).rstrip("/") in ("", ".", ".."):
             return None
         level.folders.append(f"gs://{bucket}/{found.rstrip('/')}")
-    return level if level.files or level.folders else None
+    # The marker of a folder that has nothing else in it is something.
+    return level if files or level.folders else None
 
 
 def _first_line(error: Exception) -> str:
