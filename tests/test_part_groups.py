@@ -1,6 +1,8 @@
 """Files that are closed together: whatever a crash leaves, an image counts for both models or for none."""
 
+import gc
 import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.test_part_files import Clock
+from tests.test_part_files import Clock, threads_of
 from transforms import moving, storage
 from transforms.layout import RunLayout, Table
 from transforms.part_files import group_of
@@ -174,3 +176,23 @@ def test_groups_in_a_store_are_known_by_their_names_as_well(bucket: str) -> None
     victim = next(iter(storage.list_folder(layout(f"{bucket}/out").staged_table("scores_challenger")))).path
     moving.delete_file(victim)
     assert len(claim(f"{bucket}/out")[0]) == 9
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_a_writer_that_nobody_holds_leaves_no_thread(tmp_path: Path, closed: bool) -> None:
+    """Each bundle has a writer, and a process has thousands of bundles: none waits for Python to look for circles."""
+    names = [f"{work}-{table}" for work in ("encode", "store") for table in TABLES]
+    before = threads_of(*names)
+    gc.disable()
+    try:
+        files = writer(tmp_path)
+        files.write(rows(["a"], ["b"]))
+        if closed:
+            files.close()
+        del files
+        deadline = time.monotonic() + 60
+        while len(threads_of(*names)) > len(before) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(threads_of(*names)) <= len(before)
+    finally:
+        gc.enable()

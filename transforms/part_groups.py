@@ -31,6 +31,23 @@ class TableFiles(NamedTuple):
     """Key-value metadata of every file."""
 
 
+class _GroupName:
+    """The name that the open files of a group begin with.
+
+    An object of its own, since writers hold it: if they held the GroupWriter, each would live, with its threads, until
+    Python looks for circles, which with millions of objects is seldom.
+    """
+
+    def __init__(self) -> None:
+        self.change()
+
+    def change(self) -> None:
+        self._name = uuid.uuid4().hex
+
+    def get(self) -> str:
+        return self._name
+
+
 class GroupWriter:
     """Writes several tables in lockstep: where the file of one is closed, those of all are.
 
@@ -43,10 +60,10 @@ class GroupWriter:
     def __init__(
         self, tables: Sequence[TableFiles], settings: WriteSettings, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._name = uuid.uuid4().hex
+        self._name = _GroupName()
         self._writers = {
             files.table: PartWriter(
-                files.folder, files.table, files.schema, files.metadata, settings, clock, lambda: self._name
+                files.folder, files.table, files.schema, files.metadata, settings, clock, self._name.get
             )
             for files in tables
         }
@@ -62,7 +79,7 @@ class GroupWriter:
         if any(writer.is_due() for writer in self._writers.values()):
             for writer in self._writers.values():
                 writer.roll()
-            self._name = uuid.uuid4().hex
+            self._name.change()
         return [file for writer in self._writers.values() for file in writer.finished()]
 
     def close(self) -> list[WrittenFile]:
