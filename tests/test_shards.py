@@ -1,12 +1,16 @@
 """Inputs taken apart: however that is done, the entries are those of the listing in one go, each as often."""
 
 import functools
+import gc
 import http.client
 import os
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from google.auth.credentials import AnonymousCredentials
@@ -14,6 +18,7 @@ from google.cloud.storage import Client
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.loopback import Quiet, serving
 from tests.test_inputs import make
 from transforms import levels, storage
 from transforms.google_levels import list_google_level
@@ -246,6 +251,52 @@ def test_keys_of_gcs_that_are_no_folders_are_listed_in_one_go(gcs_bucket: str) -
     assert ([file.path for file in level.files], level.folders) == ([f"{gcs_bucket}/in/a.jpg"], [f"{gcs_bucket}/in/b"])
     put_in_google(gcs_bucket, "empty//1.jpg", "empty/2.jpg")
     assert list_google_level(f"{gcs_bucket}/empty") is None
+
+
+class KeepsConnections(Quiet, BaseHTTPRequestHandler):
+    """Answers with one prefix, as Google's servers do: on a connection that stays open."""
+
+    protocol_version = "HTTP/1.1"
+    held: ClassVar[set[object]] = set()
+
+    def setup(self) -> None:
+        """Note a connection."""
+        super().setup()
+        self.held.add(self)
+
+    def finish(self) -> None:
+        """Note its end."""
+        super().finish()
+        self.held.discard(self)
+
+    def do_GET(self) -> None:
+        """Tell the prefix."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body := b'{"prefixes": ["in/a/"]}')))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+def test_a_level_of_gcs_leaves_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher asks for a thousand levels, and many systems allow a process a thousand open files."""
+    from tests.gcs_store import use_gcs  # pytest has to import it first, as a plugin
+
+    gc.disable()
+    try:
+        with serving(KeepsConnections) as server, monkeypatch.context() as patch:
+            use_gcs(patch, server.url)
+            for _ in range(10):
+                level = list_google_level("gs://bucket/in")
+                assert level is not None
+                assert level.folders == ["gs://bucket/in/a"]
+            deadline = time.monotonic() + 30
+            while KeepsConnections.held and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert not KeepsConnections.held
+    finally:
+        gc.enable()
+        storage._remote_filesystem.cache_clear()
 
 
 def put_in_google(bucket: str, *keys: str) -> None:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from contextlib import closing
 from typing import Any, NamedTuple
 
 from transforms import storage
@@ -50,14 +51,15 @@ def list_google_level(folder: str, most: int = MOST_ENTRIES) -> GoogleLevel | No
     prefix = f"{key}/" if key else ""
     files, level = [], GoogleLevel([], [], cut=False)
     try:
-        client = Client(project=None, credentials=_credentials(), client_options=_endpoint())
-        entries = client.list_blobs(bucket, prefix=prefix or None, delimiter="/", fields=_FIELDS)
-        # By pages, for one may hold nothing but prefixes: a level of a million folders has no entry to stop at.
-        for page in entries.pages:
-            files += page
-            if len(files) + len(entries.prefixes) > most:
-                level = level._replace(cut=True)
-                break
+        # Closed by hand: it is one of a circle of objects, which keeps its connection until Python looks for circles.
+        with closing(Client(project=None, credentials=_credentials(), client_options=_endpoint())) as client:
+            entries = client.list_blobs(bucket, prefix=prefix or None, delimiter="/", fields=_FIELDS)
+            # By pages, for one may hold only prefixes: a level of a million folders has no entry to stop at.
+            for page in entries.pages:
+                files += page
+                if len(files) + len(entries.prefixes) > most:
+                    level = level._replace(cut=True)
+                    break
     except NotFound as error:
         raise FileNotFoundError(f"{folder}: {_first_line(error)}") from error
     except (GoogleAPIError, GoogleAuthError) as error:
