@@ -12,11 +12,11 @@ ROOT = Path(__file__).parent.parent
 VERBS = {
     "list_images", "skip_scored", "stat_images", "group_units", "load_batches", "score_batches", "write_tables",
     "write_groups",
-    "publish_run", "observe", "coders", "bundles", "write_parts",
+    "publish_run", "observe", "coders", "bundles", "spreading", "write_parts",
 }  # fmt: skip
 
 # What verbs share: the rooms of Beam that they may import.
-SHARED = {"observe", "coders", "bundles", "write_parts"}
+SHARED = {"observe", "coders", "bundles", "spreading", "write_parts"}
 
 # Floors from the ground up; a module may import from its own floor or below, verbs never each other.
 NOUNS = {path.stem for path in (ROOT / "transforms").glob("*.py")} - VERBS - {"__init__"}

@@ -12,6 +12,7 @@ from transforms.observe import Count, CountFailures
 from transforms.records import Failure, ImageRef
 from transforms.settings import InputSettings
 from transforms.shards import Shard, list_shard, plan_shards
+from transforms.spreading import Spread
 
 SHARDS = "shards"
 
@@ -48,7 +49,7 @@ class ListImages(beam.PTransform):
         planned = sources | "TakeApart" >> beam.ParDo(_TakeApartDoFn(self.settings, self.split_bytes)).with_outputs(
             SHARDS, main="found"
         )
-        listed = planned.shards | "SpreadShards" >> beam.Reshuffle() | "List" >> beam.ParDo(_ListDoFn(self.settings))
+        listed = planned.shards | "SpreadShards" >> Spread() | "List" >> beam.ParDo(_ListDoFn(self.settings))
         return (planned.found, listed) | "Listed" >> beam.Flatten()
 
 

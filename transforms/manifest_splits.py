@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from transforms import storage
 from transforms.manifests import MARK, Manifest, Split, column_position, open_bytes, open_parquet
 
-SPLIT_BYTES = 64 * 1024**2
+SPLIT_BYTES = 8 * 1024**2
 """Some 700,000 names of 90 bytes: seconds for a worker, and a hundred and forty splits of a hundred million."""
 
 

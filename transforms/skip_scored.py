@@ -9,6 +9,7 @@ import apache_beam as beam
 from transforms.earlier_runs import EarlierFile, EarlierRow, read_earlier_rows
 from transforms.observe import Count
 from transforms.records import Failure
+from transforms.spreading import Spread
 from transforms.staging import read_image_paths
 from transforms.worklist import Listed, Unasked, choose
 
@@ -47,7 +48,7 @@ class SkipScored(beam.PTransform):
             rows = (
                 listed.pipeline
                 | "DoneFiles" >> beam.Create([*self.done_files, *self.earlier_files])
-                | "SpreadDoneFiles" >> beam.Reshuffle()
+                | "SpreadDoneFiles" >> Spread()
                 | "DoneRows" >> beam.FlatMap(_read_rows)
             )
             grouped = (keyed, rows) | "JoinByPath" >> beam.CoGroupByKey()

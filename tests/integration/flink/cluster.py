@@ -55,6 +55,7 @@ taskmanager.memory.process.size: 1600m
 taskmanager.memory.network.min: 192m
 taskmanager.network.sort-shuffle.min-buffers: 64
 cluster.evenly-spread-out-slots: true
+cluster.uncaught-exception-handling: FAIL
 parallelism.default: 2
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 5
