@@ -19,7 +19,8 @@ from transforms import storage
 from transforms.manifests import MARK, Manifest, Split, column_position, open_bytes, open_parquet
 
 SPLIT_BYTES = 8 * 1024**2
-"""Some 700,000 names of 90 bytes: seconds for a worker, and a hundred and forty splits of a hundred million."""
+"""Some 90,000 names of 90 bytes: a second for a worker, and a thousand splits of a hundred million names. Many small
+ones are shared out more evenly than few large ones."""
 
 
 def plan_splits(manifest: Manifest, split_bytes: int = SPLIT_BYTES) -> Iterator[Split]:

@@ -55,7 +55,6 @@ taskmanager.memory.process.size: 1600m
 taskmanager.memory.network.min: 192m
 taskmanager.network.sort-shuffle.min-buffers: 64
 cluster.evenly-spread-out-slots: true
-cluster.uncaught-exception-handling: FAIL
 parallelism.default: 2
 restart-strategy.type: fixed-delay
 restart-strategy.fixed-delay.attempts: 5
@@ -67,7 +66,7 @@ pekko.ask.timeout: 60 s
 io.tmp.dirs: {folder}/tmp
 web.tmpdir: {folder}/tmp
 blob.storage.directory: {folder}/tmp
-env.java.opts.taskmanager: -Djdk.net.hosts.file={hosts}
+env.java.opts.taskmanager: -XX:+ExitOnOutOfMemoryError -Djdk.net.hosts.file={hosts}
 """
 
 
